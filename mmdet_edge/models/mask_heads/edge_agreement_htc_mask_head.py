@@ -1,0 +1,20 @@
+"""The Edge Agreement Head of Hybrid Task Cascade."""
+
+from mmdet.models.roi_heads.mask_heads import HTCMaskHead
+from mmdet.registry import MODELS
+
+from .edge_agreement_mixin import EdgeAgreementMixin
+
+
+@MODELS.register_module()
+class EdgeAgreementHTCMaskHead(EdgeAgreementMixin, HTCMaskHead):
+    """``HTCMaskHead`` that is also trained to agree with the target's edges.
+
+    Differs from ``HTCMaskHead`` by one more training loss, ``loss_edge``, in every stage whose head it is; use
+    :class:`EdgeAgreementMaskHead` for Mask R-CNN and Cascade Mask R-CNN.
+
+    Args:
+        loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``HTCMaskHead``. Defaults to
+            ``dict(type='EdgeLoss')``.
+        **kwargs: The arguments of ``HTCMaskHead``.
+    """

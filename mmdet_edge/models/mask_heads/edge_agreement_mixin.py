@@ -1,0 +1,61 @@
+"""What turns an FCN-like mask head into an Edge Agreement Head (arXiv 1809.07069)."""
+
+from typing import Any
+
+import torch
+from mmdet.models.task_modules.samplers import SamplingResult
+from mmdet.registry import MODELS
+from mmdet.utils import InstanceList, OptConfigType
+from mmengine.config import ConfigDict
+from torch import Tensor
+
+
+class EdgeAgreementMixin:
+    """Adds ``loss_edge`` to the losses of an ``FCNMaskHead`` or a head derived from it.
+
+    Put it before the head among the base classes. Standard, Cascade and HTC RoI heads pass the new key on; the last
+    two weight it by their ``stage_loss_weights``, like every loss. SCNet's RoI head drops it: use
+    :class:`SumMaskLoss` there.
+
+    Args:
+        loss_edge (ConfigDict | dict, optional): Config of the edge loss; None switches it off. Defaults to
+            ``dict(type='EdgeLoss')``, the setting that this package recommends.
+        **kwargs: The arguments of the mask head.
+    """
+
+    def __init__(
+        self, *, loss_edge: OptConfigType = dict(type='EdgeLoss'), **kwargs: Any  # noqa: B006
+    ) -> None:
+        super().__init__(**kwargs)
+        self.loss_edge = None if loss_edge is None else MODELS.build(loss_edge)
+
+    def loss_and_target(
+        self,
+        mask_preds: Tensor,
+        sampling_results: list[SamplingResult],
+        batch_gt_instances: InstanceList,
+        rcnn_train_cfg: ConfigDict,
+    ) -> dict:
+        """Compute the losses of the mask head and the edge loss on the same targets.
+
+        Args:
+            mask_preds (Tensor): Logits, (N, C, H, W): N positive RoIs, C classes (1 if class-agnostic).
+            sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
+            batch_gt_instances (list[:obj:`InstanceData`]): Ground truth of each image, with ``masks``.
+            rcnn_train_cfg (ConfigDict): ``train_cfg`` of the RoI head; ``mask_size`` must be (H, W).
+
+        Returns:
+            dict: ``loss_mask``, a dict with ``loss_mask`` and ``loss_edge`` (without the latter if it is off), and
+            ``mask_targets``, (N, H, W). For N = 0 the keys are the same and the losses are 0.
+        """
+        results = super().loss_and_target(  # type: ignore[misc]
+            mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg
+        )
+        if self.loss_edge is not None:
+            labels = torch.cat([res.pos_gt_labels for res in sampling_results])
+            if self.class_agnostic:  # type: ignore[attr-defined]
+                labels = torch.zeros_like(labels)
+            results['loss_mask']['loss_edge'] = self.loss_edge(
+                mask_preds, results['mask_targets'], labels
+            )
+        return results

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Make .venv and install everything into it: what `make install` runs.
+# Can be interrupted and repeated at any point: it goes on where it was, also in the middle of compiling mmcv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-python3}
+CACHE=${MMDET_EDGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmdet-edge}
+BIN=.venv/bin
+
+say() { printf '[install] %s\n' "$*"; }
+fail() { printf '[install] error: %s\n' "$*" >&2; exit 1; }
+# What pip needs at build time comes from the environment itself, so that torch is there.
+pip() { "$BIN/python" -m pip --disable-pip-version-check "$@"; }
+
+make_venv() {
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+        fail "Python 3.11 or newer is needed, got '$PYTHON' ($("$PYTHON" --version 2>&1 || true)); name another with 'make install PYTHON=python3.11'"
+    if ! "$BIN/python" -m pip --version >/dev/null 2>&1; then
+        say "making .venv with $("$PYTHON" --version)"
+        "$PYTHON" -m venv --clear .venv || fail "could not make .venv; on Debian and Ubuntu: apt install python3-venv"
+    fi
+}
+
+install_torch() {
+    say "installing torch and the build tools"
+    local packages=(torch 'setuptools<81' wheel ninja psutil numpy)
+    # The standard configs start from torchvision://resnet50. On a CPU nobody trains those.
+    if has_gpu; then packages+=(torchvision); fi
+    pip install -q -c constraints.txt "${packages[@]}"
+}
+
+has_gpu() { nvidia-smi -L >/dev/null 2>&1; }
+
+# The ops of mmcv are compiled for one Python, one torch and one CUDA: pip's own cache does not know that.
+wheel_key() {
+    "$BIN/python" - "$1" <<'PY'
+import sys
+import torch
+print(f'py{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}-{sys.argv[1]}')
+PY
+}
+
+build_mmcv() {
+    local device=cpu
+    if has_gpu; then
+        device=cuda$("$BIN/python" -c 'import torch; print(torch.version.cuda or "")')
+        [ "$device" != cuda ] || fail "this machine has a GPU, but the installed torch is a CPU build"
+        command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] ||
+            fail "this machine has a GPU, but no nvcc to compile mmcv with: install the CUDA toolkit ${device#cuda} and set CUDA_HOME, or see 'GPU' in README.md for ready-made wheels"
+        export FORCE_CUDA=1
+    fi
+    local wheels build
+    wheels=$CACHE/wheels/$(wheel_key "$device")
+    build=$CACHE/build/$(wheel_key "$device")
+    if ! ls "$wheels"/mmcv-*.whl >/dev/null 2>&1; then
+        local version
+        version=$(sed -n 's/^mmcv==//p' constraints.txt)
+        say "compiling mmcv $version for $(basename "$wheels"): once per machine, about 6 minutes of 2 fast cores (12 of slow ones), longer with CUDA"
+        mkdir -p "$build" "$wheels"
+        if [ ! -f "$build/mmcv-$version/setup.py" ]; then
+            pip download -q --no-deps --no-build-isolation --no-binary mmcv -d "$build" "mmcv==$version"
+            tar -xzf "$build/mmcv-$version.tar.gz" -C "$build"
+        fi
+        # Built in place, so that an interrupted compile keeps its object files.
+        (
+            export MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}
+            pip wheel -v --no-deps --no-build-isolation -w "$build/out" "$build/mmcv-$version" >"$build/log.txt" 2>&1
+        ) &
+        local pid=$! start=$SECONDS
+        trap 'kill $pid 2>/dev/null; wait $pid 2>/dev/null; exit 130' INT TERM
+        while kill -0 $pid 2>/dev/null; do
+            sleep 5
+            if (( (SECONDS - start) % 30 < 5 )); then
+                say "  $(( (SECONDS - start) / 60 )) min $(( (SECONDS - start) % 60 )) s, file $(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$build/log.txt" | tail -n 1 | tr -d ' ' || true)"
+            fi
+        done
+        trap - INT TERM
+        wait $pid || { tail -n 30 "$build/log.txt" >&2; fail "mmcv did not compile; the whole log: $build/log.txt"; }
+        mv "$build/out"/mmcv-*.whl "$wheels"/
+        rm -rf "$build"
+        say "compiled in $(( (SECONDS - start) / 60 )) min $(( (SECONDS - start) % 60 )) s, kept in $wheels"
+    fi
+    say "installing mmcv from $wheels"
+    pip install -q -c constraints.txt "$wheels"/mmcv-*.whl
+}
+
+install_package() {
+    say "installing mmengine, mmdet, this package (editable) and the test tools"
+    pip install -q -c constraints.txt --no-build-isolation -e '.[test]'
+    "$BIN/python" -c 'import mmcv.ops, mmdet_edge' || fail "the installed packages cannot be imported"
+}
+
+make_venv
+install_torch
+build_mmcv
+install_package
+touch .venv/installed
+say "done: activate it with 'source .venv/bin/activate'"
