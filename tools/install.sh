@@ -62,13 +62,13 @@ build_mmcv() {
             pip download -q --no-deps --no-build-isolation --no-binary mmcv -d "$build" "mmcv==$version"
             tar -xzf "$build/mmcv-$version.tar.gz" -C "$build"
         fi
-        # Built in place, so that an interrupted compile keeps its object files.
-        (
-            export MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}
-            pip wheel -v --no-deps --no-build-isolation -w "$build/out" "$build/mmcv-$version" >"$build/log.txt" 2>&1
-        ) &
+        # Built in place, so that an interrupted compile keeps its object files; in a process group of its own, so
+        # that an interrupt leaves no compiler running.
+        MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)} \
+            setsid "$BIN/python" -m pip wheel -v --no-deps --no-build-isolation -w "$build/out" \
+            "$build/mmcv-$version" >"$build/log.txt" 2>&1 &
         local pid=$! start=$SECONDS
-        trap 'kill $pid 2>/dev/null; wait $pid 2>/dev/null; exit 130' INT TERM
+        trap 'kill -- -$pid 2>/dev/null; exit 130' INT TERM
         while kill -0 $pid 2>/dev/null; do
             sleep 5
             if (( (SECONDS - start) % 30 < 5 )); then
