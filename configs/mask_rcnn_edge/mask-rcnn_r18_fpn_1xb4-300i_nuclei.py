@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/mask-rcnn_r18_fpn_64c.py',
+    '../_base_/datasets/nuclei_instance.py',
+    '../_base_/schedules/schedule_300i.py',
+]
+model = dict(roi_head=dict(bbox_head=dict(num_classes=1), mask_head=dict(num_classes=1)))

@@ -1,0 +1,245 @@
+"""What the command lines train.py and test.py share: options, config, checks before anything starts."""
+
+import argparse
+import difflib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import torch.distributed
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+# setuptools < 81 warns at each import, and mmengine cannot do without (see requirements.txt).
+warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+
+
+def stop(message: str) -> SystemExit:
+    """Return the exception that ends the program with one line, told by the first process of a job only."""
+    return SystemExit(f'error: {message}' if os.environ.get('RANK', '0') == '0' else 1)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that mmdet's train.py and test.py have in common."""
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config: key=value, nested as a.b.c=value, lists as key="[a,b]". data_root=FOLDER '
+        'moves every data set and annotation file that lies below the data_root of the config',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='who started the processes of a distributed job',
+    )
+    # What torch.distributed.launch passes; torchrun sets LOCAL_RANK instead.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config file and apply the common options.
+
+    Args:
+        args (argparse.Namespace): ``config`` and the options of :func:`add_common_arguments`.
+
+    Returns:
+        Config: The config, with ``launcher`` and ``work_dir`` set.
+
+    Raises:
+        SystemExit: If the config file does not exist, or the environment cannot read it.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    path = Path(args.config)
+    if not path.is_file():
+        names = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, names, n=1)
+        hint = f'; did you mean {path.parent / near[0]}?' if near else ''
+        raise stop(f'config file not found: {path} (looked in {Path.cwd()}){hint}')
+    if importlib.util.find_spec('pkg_resources') is None:
+        raise stop(
+            "mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'"
+        )
+    cfg = Config.fromfile(path)
+    options = args.cfg_options or {}
+    if 'data_root' in options and 'data_root' in cfg:
+        move_data_root(cfg, cfg.data_root, options.pop('data_root'))
+    cfg.merge_from_dict(options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / path.stem)
+    if cfg.launcher != 'none' and get_device() == 'cpu':
+        distribute_on_cpu(cfg)
+    return cfg
+
+
+def move_data_root(cfg: Config, old: str, new: str) -> None:
+    """Replace the data root wherever the config has used it.
+
+    A config reads ``ann_file=data_root + 'val.json'`` when it is parsed, so that setting ``data_root`` afterwards would
+    change nothing.
+
+    Args:
+        cfg (Config): Changed in place.
+        old (str): Data root that the config was parsed with.
+        new (str): Data root to use.
+    """
+    new = f'{new.rstrip("/")}/' if old.endswith('/') else new
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            for key in value:
+                value[key] = moved(value[key])
+        elif isinstance(value, (list, tuple)):
+            return type(value)(moved(item) for item in value)
+        elif isinstance(value, str) and value.startswith(old):
+            return new + value[len(old) :]
+        return value
+
+    for key in cfg:
+        cfg[key] = moved(cfg[key])
+
+
+def distribute_on_cpu(cfg: Config) -> None:
+    """Prepare a distributed job on a machine without an accelerator.
+
+    mmengine would put every process on its own GPU; with the process group there before the Runner, and the wrapper
+    told that there is no device, it trains with gloo.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Raises:
+        SystemExit: If the job was not started by torchrun.
+    """
+    if cfg.launcher != 'pytorch' or 'RANK' not in os.environ:
+        raise stop(
+            'a distributed job without GPUs must be started by torchrun: use tools/dist_train.sh or tools/dist_test.sh '
+            f'(got --launcher {cfg.launcher})'
+        )
+    torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that the config names, by default mmengine's."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check that the files of the data sets are there.
+
+    Args:
+        cfg (Config): The config.
+        splits (tuple[str, ...]): Of 'train', 'val', 'test', those that will run.
+
+    Raises:
+        SystemExit: At the first folder or file that is missing.
+    """
+    for split in splits:
+        for dataset in _datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            root = dataset.get('data_root') or ''
+            if _is_local(root) and not Path(root).is_dir():
+                raise _missing_data('data root', root, f'{split}_dataloader')
+            if dataset.get('ann_file') and not _exists(root, dataset.ann_file):
+                raise _missing_data(
+                    'annotation file', Path(root, dataset.ann_file), f'{split}_dataloader'
+                )
+            for prefix in (dataset.get('data_prefix') or {}).values():
+                if not _exists(root, prefix):
+                    raise _missing_data('image folder', Path(root, prefix), f'{split}_dataloader')
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            if evaluator.get('ann_file') and not _exists('', evaluator.ann_file):
+                raise _missing_data('annotation file', evaluator.ann_file, f'{split}_evaluator')
+
+
+def check_checkpoint(path: str) -> None:
+    """Check that a checkpoint file is there; addresses (``https://...``) are left to mmengine.
+
+    Args:
+        path (str): Path or address.
+
+    Raises:
+        SystemExit: If the file does not exist.
+    """
+    if not _exists('', path):
+        folder = Path(path).parent
+        found = sorted(p.name for p in folder.glob('*.pth')) if folder.is_dir() else []
+        hint = f'; {folder} has {", ".join(found)}' if found else ''
+        raise stop(f'checkpoint not found: {path}{hint}')
+
+
+def check_pretrained(model: ConfigDict) -> None:
+    """Check that the weights a training starts from can be had.
+
+    Args:
+        model (ConfigDict): Config of the model.
+
+    Raises:
+        SystemExit: If one is a ``torchvision://`` model and torchvision is not installed, or a file that does not
+            exist.
+    """
+    for name, init_cfg in _init_cfgs(model, 'model'):
+        checkpoint = init_cfg.get('checkpoint') or ''
+        if checkpoint.startswith('torchvision://') and not importlib.util.find_spec('torchvision'):
+            raise stop(
+                f'{name} is {checkpoint}, but torchvision is not installed: install the release that fits your torch '
+                f'{torch.__version__}, or start from random weights with --cfg-options {name}=None'
+            )
+        if checkpoint and not _exists('', checkpoint):
+            raise stop(f'weights not found: {name} is {checkpoint}')
+
+
+def _missing_data(what: str, path: Any, where: str) -> SystemExit:
+    return stop(
+        f'{what} not found: {path} ({where} of the config). Put the data there or name its place with '
+        '--cfg-options data_root=FOLDER'
+    )
+
+
+def _is_local(path: str) -> bool:
+    return '://' not in path and not path.startswith('s3:')
+
+
+def _exists(root: str, path: str) -> bool:
+    """Tell whether a file or folder exists; what is not on this machine's disk is given the benefit of the doubt."""
+    path = path if Path(path).is_absolute() or not _is_local(path) else os.path.join(root, path)
+    return not _is_local(path) or Path(path).exists()
+
+
+def _datasets(dataset: Optional[ConfigDict]) -> Iterator[ConfigDict]:
+    """Yield the data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    if dataset is None or dataset.get('backend_args'):
+        return
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    if inner is None:
+        yield dataset
+    for item in inner or []:
+        yield from _datasets(item)
+
+
+def _init_cfgs(cfg: Any, name: str) -> Iterator[tuple[str, dict]]:
+    """Yield the name and config of every pretrained ``init_cfg`` of a model."""
+    if isinstance(cfg, dict):
+        if cfg.get('type') == 'Pretrained':
+            yield name, cfg
+        for key, value in cfg.items():
+            yield from _init_cfgs(value, f'{name}.{key}')
+    elif isinstance(cfg, (list, tuple)):
+        for index, value in enumerate(cfg):
+            yield from _init_cfgs(value, f'{name}.{index}')

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Train on several GPUs (or, without any, CPU processes): dist_train.sh CONFIG GPUS [options of train.py]
+# Several nodes: the same line on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
+set -e
+
+CONFIG=${1:?usage: dist_train.sh CONFIG GPUS [options of train.py]}
+GPUS=${2:?usage: dist_train.sh CONFIG GPUS [options of train.py]}
+
+PYTHONPATH="$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}" \
+torchrun \
+    --nnodes="${NNODES:-1}" \
+    --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master_port="${PORT:-29500}" \
+    --nproc_per_node="$GPUS" \
+    "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "${@:3}"

@@ -1,0 +1,83 @@
+"""Test a detector: mmdet's test.py with its flags, plus checks before the start and gloo on CPUs."""
+
+import argparse
+from copy import deepcopy
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, ConfigDict
+
+from mmdet_edge.engine.command_line import (
+    add_common_arguments,
+    build_runner,
+    check_checkpoint,
+    check_data,
+    load_config,
+    stop,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Test (and evaluate) a detector')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or address')
+    add_common_arguments(parser)
+    parser.add_argument('--out', help='pickle file (.pkl) for the predictions')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', help='folder below the work dir for images with predictions')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
+    parser.add_argument('--tta', action='store_true', help='augment at test time')
+    return parser.parse_args()
+
+
+def use_tta(cfg: Config) -> None:
+    """Wrap the model for test-time augmentation; without settings in the config, flip each image."""
+    cfg.setdefault(
+        'tta_model',
+        dict(
+            type='DetTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        ),
+    )
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    if 'tta_pipeline' not in cfg:
+        meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        flips = dict(
+            type='TestTimeAug',
+            transforms=[
+                [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
+                [dict(type='PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
+            ],
+        )
+        cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), flips]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def main() -> None:
+    """Test."""
+    args = parse_args()
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise stop(f'--out: predictions are written to a pickle file, .pkl, got {args.out}')
+    setup_cache_size_limit_of_dynamo()
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        cfg = trigger_visualization_hook(cfg, args)
+    if args.tta:
+        use_tta(cfg)
+
+    check_checkpoint(args.checkpoint)
+    check_data(cfg, ('test',))
+    runner = build_runner(cfg)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,63 @@
+"""Train a detector: mmdet's train.py with its flags, plus checks before the start and gloo on CPUs."""
+
+import argparse
+
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+
+from mmdet_edge.engine.command_line import (
+    add_common_arguments,
+    build_runner,
+    check_checkpoint,
+    check_data,
+    check_pretrained,
+    load_config,
+    stop,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Train a detector')
+    parser.add_argument('config', help='config file')
+    add_common_arguments(parser)
+    parser.add_argument('--amp', action='store_true', help='train with mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate by the ratio of the job's batch size to auto_scale_lr.base_batch_size",
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint, by default the latest one in the work dir',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train."""
+    args = parse_args()
+    setup_cache_size_limit_of_dynamo()
+    cfg = load_config(args)
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise stop(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+
+    check_data(cfg, ('train', 'val'))
+    check_pretrained(cfg.model)
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from)
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
