@@ -4,6 +4,7 @@ Each piece acts only where it is needed and names the upstream issue that it ans
 the piece can go.
 """
 
+import pickle
 from typing import Any, Callable
 
 import numpy as np
@@ -16,7 +17,7 @@ def _statistic_of_history_buffer(owner: Any, name: str) -> Callable:
     """Stand in for ``getattr`` while a checkpoint is unpickled: serves HistoryBuffer's statistics only."""
     if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(HistoryBuffer, name)
-    raise ValueError(f'a checkpoint may not reach for {name!r} of {owner!r}')
+    raise pickle.UnpicklingError(f'a checkpoint may not reach for {name!r} of {owner!r}')
 
 
 def allow_mmengine_checkpoints() -> None:

@@ -1,0 +1,49 @@
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='session')
+def real_data():
+    """The folder with nuclei/ and coco_tiny/, named by MMDET_EDGE_DATA."""
+    folder = os.environ.get('MMDET_EDGE_DATA')
+    if not folder:
+        pytest.skip('MMDET_EDGE_DATA does not name a folder with real images')
+    return Path(folder).resolve()
+
+
+@pytest.fixture
+def head_inputs():
+    """Make what a RoI head hands to loss_and_target for N positive RoIs, targets cut out of real masks."""
+
+    def make(labels, channels, size=28, requires_grad=True):
+        num = len(labels)
+        generator = torch.Generator().manual_seed(0)
+        preds = torch.randn(num, channels, size, size, generator=generator)
+        masks = np.zeros((max(num, 1), 64, 64), np.uint8)
+        for i, mask in enumerate(masks):
+            mask[10 + i : 40, 12 : 50 - 2 * i] = 1
+        boxes = torch.tensor([[8.0 + i, 6.0, 52.0, 44.0] for i in range(num)]).reshape(num, 4)
+        sampled = SimpleNamespace(
+            pos_priors=boxes,
+            pos_assigned_gt_inds=torch.arange(num),
+            pos_gt_labels=torch.tensor(labels, dtype=torch.long),
+        )
+        gt_instances = InstanceData(masks=BitmapMasks(masks, 64, 64))
+        return dict(
+            mask_preds=preds.requires_grad_(requires_grad),
+            sampling_results=[sampled],
+            batch_gt_instances=[gt_instances],
+            rcnn_train_cfg=ConfigDict(mask_size=size),
+        )
+
+    return make

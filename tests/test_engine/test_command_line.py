@@ -1,0 +1,144 @@
+import argparse
+
+import pytest
+from mmengine.config import Config
+
+from mmdet_edge import get_config_path
+from mmdet_edge.engine import command_line
+
+NUCLEI = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py')
+COCO = get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py')
+
+
+def arguments(config, **options):
+    defaults = dict(work_dir=None, cfg_options=None, launcher='none', local_rank=0)
+    return argparse.Namespace(config=config, **{**defaults, **options})
+
+
+@pytest.fixture
+def data(tmp_path):
+    for split in ('train', 'val'):
+        (tmp_path / split).mkdir()
+        (tmp_path / f'{split}.json').write_text('{}')
+    return tmp_path
+
+
+def test_config_and_work_dir():
+    cfg = command_line.load_config(arguments(NUCLEI))
+    assert cfg.work_dir == 'work_dirs/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei'
+    cfg = command_line.load_config(arguments(NUCLEI, work_dir='x', cfg_options={'optim_wrapper.optimizer.lr': 1}))
+    assert (cfg.work_dir, cfg.optim_wrapper.optimizer.lr) == ('x', 1)
+
+
+@pytest.mark.parametrize('config', [NUCLEI, COCO])
+@pytest.mark.parametrize('slash', ['', '/'])
+def test_data_root_moves_everything(config, slash):
+    cfg = command_line.load_config(arguments(config, cfg_options=dict(data_root=f'elsewhere{slash}')))
+    assert cfg.train_dataloader.dataset.data_root == cfg.data_root == 'elsewhere/'
+    for split in ('val', 'test'):
+        assert cfg[f'{split}_dataloader'].dataset.data_root == 'elsewhere/'
+        assert cfg[f'{split}_evaluator'].ann_file.startswith('elsewhere/')
+    assert 'data/coco' not in cfg.dump() and 'data/nuclei' not in cfg.dump()
+
+
+def test_missing_config_names_the_nearest():
+    with pytest.raises(SystemExit, match='config file not found: .*did you mean .*edge_1x_coco.py'):
+        command_line.load_config(arguments(COCO.replace('1x', '1xx')))
+    with pytest.raises(SystemExit, match='config file not found: nowhere/x.py'):
+        command_line.load_config(arguments('nowhere/x.py'))
+
+
+def test_old_setuptools_is_needed(monkeypatch):
+    find_spec = command_line.importlib.util.find_spec
+    monkeypatch.setattr(
+        command_line.importlib.util, 'find_spec', lambda n: None if n == 'pkg_resources' else find_spec(n)
+    )
+    with pytest.raises(SystemExit, match="pip install 'setuptools<81'"):
+        command_line.load_config(arguments(NUCLEI))
+
+
+def test_data_is_there(data):
+    cfg = command_line.load_config(arguments(NUCLEI, cfg_options=dict(data_root=str(data))))
+    command_line.check_data(cfg, ('train', 'val', 'test'))
+
+
+@pytest.mark.parametrize(
+    ('missing', 'message'),
+    [
+        ('train', 'image folder not found: .*/train '),
+        ('train.json', 'annotation file not found: .*/train.json .train_dataloader'),
+        ('val.json', 'annotation file not found: .*/val.json .val_dataloader'),
+    ],
+)
+def test_missing_data(data, missing, message):
+    path = data / missing
+    path.rmdir() if path.is_dir() else path.unlink()
+    cfg = command_line.load_config(arguments(NUCLEI, cfg_options=dict(data_root=str(data))))
+    with pytest.raises(SystemExit, match=f'^error: {message}.*data_root=FOLDER'):
+        command_line.check_data(cfg, ('train', 'val'))
+
+
+def test_missing_data_root_and_annotations_of_the_evaluator(data):
+    cfg = command_line.load_config(arguments(NUCLEI, cfg_options=dict(data_root='/nowhere')))
+    with pytest.raises(SystemExit, match='data root not found: /nowhere/'):
+        command_line.check_data(cfg, ('train',))
+    cfg = command_line.load_config(arguments(NUCLEI, cfg_options=dict(data_root=str(data))))
+    cfg.val_evaluator.ann_file = '/nowhere.json'
+    with pytest.raises(SystemExit, match=r'annotation file not found: /nowhere.json \(val_evaluator'):
+        command_line.check_data(cfg, ('val',))
+
+
+def test_data_inside_wrappers_and_elsewhere():
+    name = 'mask_rcnn_edge/mask-rcnn_r50_fpn_edge_ms-poly-3x_coco.py'
+    cfg = Config.fromfile(get_config_path(name))
+    assert 'dataset' in cfg.train_dataloader.dataset  # RepeatDataset
+    with pytest.raises(SystemExit, match='data root not found: data/coco/'):
+        command_line.check_data(cfg, ('train',))
+    for root in ('s3://bucket/coco/', 'https://host/coco/'):
+        command_line.move_data_root(cfg, cfg.data_root, root)
+        command_line.check_data(cfg, ('train', 'val'))
+
+
+def test_checkpoint(tmp_path):
+    (tmp_path / 'iter_300.pth').touch()
+    command_line.check_checkpoint(str(tmp_path / 'iter_300.pth'))
+    command_line.check_checkpoint('https://host/x.pth')
+    with pytest.raises(SystemExit, match='checkpoint not found: .*iter_3.pth; .* has iter_300.pth'):
+        command_line.check_checkpoint(str(tmp_path / 'iter_3.pth'))
+
+
+def test_torchvision_weights_need_torchvision(monkeypatch):
+    model = Config.fromfile(COCO).model
+    monkeypatch.setattr(command_line.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(
+        SystemExit, match='model.backbone.init_cfg is torchvision://resnet50, but torchvision is not installed.*=None'
+    ):
+        command_line.check_pretrained(model)
+    monkeypatch.setattr(command_line.importlib.util, 'find_spec', lambda name: name)
+    command_line.check_pretrained(model)
+    model.backbone.init_cfg.checkpoint = '/nowhere.pth'
+    with pytest.raises(SystemExit, match='weights not found: model.backbone.init_cfg is /nowhere.pth'):
+        command_line.check_pretrained(model)
+    model.backbone.init_cfg = None
+    command_line.check_pretrained(model)
+
+
+@pytest.mark.parametrize('launcher', ['pytorch', 'slurm'])
+def test_distributed_on_cpu_needs_torchrun(launcher, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    monkeypatch.setattr(command_line, 'get_device', lambda: 'cpu')
+    with pytest.raises(SystemExit, match=f'use tools/dist_train.sh.*--launcher {launcher}'):
+        command_line.load_config(arguments(NUCLEI, launcher=launcher))
+
+
+def test_distributed_on_gpus_is_left_to_mmengine(monkeypatch):
+    monkeypatch.setattr(command_line, 'get_device', lambda: 'cuda')
+    cfg = command_line.load_config(arguments(NUCLEI, launcher='pytorch'))
+    assert cfg.launcher == 'pytorch' and 'model_wrapper_cfg' not in cfg
+
+
+def test_one_process_tells(monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    assert command_line.stop('message').code == 1
+    monkeypatch.setenv('RANK', '0')
+    assert command_line.stop('message').code == 'error: message'
