@@ -34,6 +34,11 @@ def parse_args() -> argparse.Namespace:
 
 def use_tta(cfg: Config) -> None:
     """Wrap the model for test-time augmentation; without settings in the config, flip each image."""
+    if 'tta_model' not in cfg and cfg.model.get('roi_head', {}).get('mask_head'):
+        raise stop(
+            "--tta: mmdet's DetTTAModel merges boxes but no masks; give the config a tta_model that does, or test "
+            'without --tta'
+        )
     cfg.setdefault(
         'tta_model',
         dict(

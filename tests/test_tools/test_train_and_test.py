@@ -1,0 +1,192 @@
+"""The main job, in processes of their own: train, resume, test, distribute, and what goes wrong."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+
+import pytest
+import torch
+from mmdet.apis import inference_detector, init_detector
+from mmengine.config import Config
+
+from mmdet_edge.analysis import read_run
+
+from .conftest import CONFIGS, ROOT, lines_with, metrics, run, run_python, scalars
+
+BASELINE = CONFIGS / 'mask-rcnn_r18_fpn_1xb4-300i_shapes.py'
+EDGE = CONFIGS / 'mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
+
+
+def options(data, steps, **more):
+    settings = {
+        'data_root': data,
+        'train_cfg.max_iters': steps,
+        'train_cfg.val_interval': steps,
+        'default_hooks.logger.interval': 1,
+        'default_hooks.checkpoint.interval': steps,
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False,
+        'val_dataloader.num_workers': 0,
+        'val_dataloader.persistent_workers': False,
+        'test_dataloader.num_workers': 0,
+        'test_dataloader.persistent_workers': False,
+        **more,
+    }
+    return ['--cfg-options', *(f'{k}={v}' for k, v in settings.items())]
+
+
+@pytest.fixture(scope='module')
+def trained(shapes, tmp_path_factory):
+    """A run of two steps; its output and work dir."""
+    work_dir = tmp_path_factory.mktemp('run')
+    output = run_python('train.py', EDGE, '--work-dir', work_dir, '--auto-scale-lr', *options(shapes, 2))
+    return output, work_dir
+
+
+def test_training_logs_the_edge_loss(trained):
+    output, work_dir = trained
+    (line,) = lines_with(output, 'Edge loss is on')
+    assert 'EdgeLoss(filters=sobel, exponent=2, smoothing=off' in line
+    steps = [line for line in scalars(work_dir) if 'loss' in line]
+    assert len(steps) == 2
+    for step in steps:
+        assert step['loss_edge'] > 0
+        parts = sum(v for k, v in step.items() if k.startswith('loss_'))
+        assert step['loss'] == pytest.approx(parts, rel=1e-5)
+    assert 'coco/segm_mAP' in scalars(work_dir)[-1]
+
+
+def test_resume(trained, shapes, tmp_path):
+    work_dir = tmp_path / 'run'
+    shutil.copytree(trained[1], work_dir)
+    output = run_python('train.py', EDGE, '--work-dir', work_dir, '--resume', *options(shapes, 3))
+    assert lines_with(output, 'resumed .*iter: 2')
+    run_ = read_run(work_dir)
+    assert run_.curve('loss_edge')[0] == [1, 2, 3]
+    assert (work_dir / 'iter_3.pth').is_file()
+
+
+def test_checkpoint_is_plain_mask_rcnns(trained, shapes):
+    checkpoint = str(trained[1] / 'iter_2.pth')
+    image = str(shapes / 'val' / '000000.png')
+    results = []
+    for config in (EDGE, BASELINE):
+        cfg = Config.fromfile(config)
+        cfg.model.test_cfg.rcnn.score_thr = 0.0
+        model = init_detector(cfg, checkpoint, device='cpu')
+        model.load_state_dict(torch.load(checkpoint)['state_dict'], strict=True)
+        results.append(inference_detector(model, image).pred_instances)
+    assert len(results[0]) > 0
+    for key in ('bboxes', 'scores', 'labels', 'masks'):
+        assert torch.equal(results[0][key], results[1][key])
+
+
+def test_test_writes_metrics_predictions_and_images(trained, shapes, tmp_path):
+    out = tmp_path / 'predictions.pkl'
+    run_python(
+        'test.py', EDGE, trained[1] / 'iter_2.pth', '--work-dir', tmp_path, '--out', out,
+        '--show-dir', 'shown', *options(shapes, 2),
+    )  # fmt: skip
+    final = {k: v for k, v in scalars(trained[1])[-1].items() if k.startswith('coco/')}
+    assert metrics(tmp_path) == final and {'coco/segm_mAP_75', 'coco/bbox_mAP'} <= set(final)
+    predictions = pickle.loads(out.read_bytes())
+    assert len(predictions) == 4 and 'masks' in predictions[0]['pred_instances']
+    assert len(list(tmp_path.glob('*/shown/*.png'))) == 4
+
+
+def test_test_time_augmentation_of_boxes(trained, shapes, tmp_path):
+    more = {
+        'model.roi_head.mask_head': None,
+        'model.roi_head.mask_roi_extractor': None,
+        'test_evaluator.metric': 'bbox',
+    }
+    run_python(
+        'test.py', EDGE, trained[1] / 'iter_2.pth', '--work-dir', tmp_path, '--tta', *options(shapes, 2, **more)
+    )  # fmt: skip
+    assert set(metrics(tmp_path)) >= {'coco/bbox_mAP'}
+
+
+@pytest.fixture(scope='module')
+def half_empty(shapes, tmp_path_factory):
+    """The data set with every other training image without an object: those of the first of two processes."""
+    folder = tmp_path_factory.mktemp('data') / 'half_empty'
+    shutil.copytree(shapes, folder)
+    content = json.loads((folder / 'train.json').read_text())
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] % 2 == 1]
+    (folder / 'train.json').write_text(json.dumps(content))
+    return folder
+
+
+def test_two_processes_one_without_objects(half_empty, tmp_path):
+    more = {
+        'train_dataloader.dataset.filter_cfg': None,
+        'train_dataloader.sampler.shuffle': False,
+        'train_dataloader.batch_size': 2,
+    }
+    output = run(
+        'bash', ROOT / 'tools' / 'dist_train.sh', EDGE, 2, '--work-dir', tmp_path / 'run',
+        *options(half_empty, 3, **more), PORT='29611',
+    )  # fmt: skip
+    assert len(lines_with(output, 'Edge loss is on')) == 1
+    # The first process logs: it has no object, yet the same keys.
+    steps = [line for line in scalars(tmp_path / 'run') if 'loss' in line]
+    assert len(steps) == 3 and all(s['loss_edge'] == s['loss_mask'] == 0 < s['loss_rpn_cls'] for s in steps)
+    # The mask head learned from the objects of the second: its bias started at 0.
+    weights = torch.load(tmp_path / 'run' / 'iter_3.pth')['state_dict']
+    assert all(v.isfinite().all() for v in weights.values())
+    assert weights['roi_head.mask_head.conv_logits.bias'].abs().min() > 0
+
+    arguments = (EDGE, tmp_path / 'run' / 'iter_3.pth')
+    run(
+        'bash', ROOT / 'tools' / 'dist_test.sh', *arguments, 2, '--work-dir', tmp_path / 'two',
+        *options(half_empty, 3), PORT='29612',
+    )  # fmt: skip
+    run_python('test.py', *arguments, '--work-dir', tmp_path / 'one', *options(half_empty, 3))
+    assert metrics(tmp_path / 'two') == metrics(tmp_path / 'one')
+
+
+@pytest.mark.parametrize(
+    ('tool', 'args', 'message'),
+    [
+        ('train.py', ['nowhere.py'], 'config file not found: nowhere.py'),
+        ('train.py', [EDGE, '--cfg-options', 'data_root=/nowhere'], 'data root not found: /nowhere/'),
+        ('train.py', [EDGE, '--resume', 'x.pth'], 'checkpoint not found: x.pth'),
+        ('test.py', [EDGE, '/nowhere/x.pth'], 'checkpoint not found: /nowhere/x.pth'),
+        ('test.py', [EDGE, 'x.pth', '--out', 'x.json'], '--out: predictions are written to a pickle'),
+        ('test.py', [EDGE, CONFIGS / 'metafile.yml', '--tta'], '--tta: mmdet'),
+        ('train.py', [BASELINE, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'], 'auto_scale_lr'),
+    ],
+)
+def test_a_users_mistake_is_one_line(tool, args, message, shapes, tmp_path):
+    if 'resume' in str(args):
+        args = [*args, '--cfg-options', f'data_root={shapes}']
+    output = run_python(tool, *args, '--work-dir', tmp_path / 'run', code=1)
+    assert 'Traceback' not in output
+    (line,) = lines_with(output, '^error: ')
+    assert message in line
+    assert not (tmp_path / 'run').exists()
+
+
+def test_slurm_scripts_start_what_they_say(tmp_path):
+    fake = tmp_path / 'srun'
+    fake.write_text('#!/bin/sh\nfor a; do echo "$a"; done\n')
+    fake.chmod(0o755)
+    path = f'{tmp_path}:/usr/bin:/bin'
+    for name, fourth in (('train', 'dir with space'), ('test', 'x.pth')):
+        script = ROOT / 'tools' / f'slurm_{name}.sh'
+        done = subprocess.run(
+            ['bash', str(script), 'part', 'job', 'config.py', fourth, '--cfg-options', 'a="b c"'],
+            env={**os.environ, 'PATH': path, 'GPUS': '16', 'SRUN_ARGS': '--time 1 --mem 2'},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        words = done.stdout.splitlines()
+        assert words[:2] == ['-p', 'part'] and '--ntasks=16' in words
+        assert words[words.index('--time') : words.index('python')] == ['--time', '1', '--mem', '2']
+        given = words[words.index('python') :]
+        assert given[2] == str(ROOT / 'tools' / f'{name}.py')
+        assert given[3] == 'config.py' and fourth in given
+        assert given[-4:] == ['--launcher', 'slurm', '--cfg-options', 'a="b c"']
