@@ -27,7 +27,7 @@ lint: install
 	ruff format --check .
 	ruff check .
 	mypy
-	interrogate -q mmdet_edge tools
+	interrogate -q -c setup.cfg mmdet_edge tools
 
 clean:
 	rm -rf .venv data/shapes work_dirs build *.egg-info

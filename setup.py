@@ -24,9 +24,7 @@ class BuildPyWithMim(build_py):
         mim = Path(self.build_lib) / 'mmdet_edge' / '.mim'
         shutil.rmtree(mim, ignore_errors=True)
         for folder in ('configs', 'tools'):
-            shutil.copytree(
-                ROOT / folder, mim / folder, ignore=shutil.ignore_patterns('__pycache__')
-            )
+            shutil.copytree(ROOT / folder, mim / folder, ignore=shutil.ignore_patterns('__pycache__'))
         shutil.copy2(ROOT / 'model-index.yml', mim)
 
 

@@ -4,6 +4,7 @@ Each piece acts only where it is needed and names the upstream issue that it ans
 the piece can go.
 """
 
+import importlib
 import pickle
 from typing import Any, Callable
 
@@ -31,7 +32,7 @@ def allow_mmengine_checkpoints() -> None:
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
     # numpy 1 and numpy 2 write different module names; a checkpoint may come from either.
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    multiarray = importlib.import_module('numpy._core.multiarray' if hasattr(np, '_core') else 'numpy.core.multiarray')
     numpy_globals = [
         (function, f'{module}.{function.__name__}')
         for function in (multiarray.scalar, multiarray._reconstruct)

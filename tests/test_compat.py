@@ -79,7 +79,12 @@ class Reach:
 @NEEDS_ALLOW_LIST
 @pytest.mark.parametrize(
     'item',
-    [Foreign(), Reach(HistoryBuffer, '__init__'), Reach(np.ndarray, 'tofile'), Reach(HistoryBuffer, 'register_statistics')],
+    [
+        Foreign(),
+        Reach(HistoryBuffer, '__init__'),
+        Reach(np.ndarray, 'tofile'),
+        Reach(HistoryBuffer, 'register_statistics'),
+    ],
     ids=['os.system', 'HistoryBuffer.__init__', 'ndarray.tofile', 'register_statistics'],
 )
 def test_a_foreign_callable_is_refused(item, tmp_path):

@@ -34,7 +34,12 @@ SURVEY = {
     'edge-weighted-ce': dict(temperature=16),
 }
 PAPER = dict(
-    filters=('sobel',), exponent=2, smooth_pred=False, smooth_target=False, padding_mode='zeros', loss_weight=1
+    filters=('sobel',),
+    exponent=2,
+    smooth_pred=False,
+    smooth_target=False,
+    padding_mode='zeros',
+    loss_weight=1,
 )
 
 
@@ -106,7 +111,7 @@ def _dicts(node):
     """Turn dict(...) calls into dict displays."""
 
     class Transformer(ast.NodeTransformer):
-        def visit_Call(self, call):  # noqa: N802
+        def visit_Call(self, call):
             self.generic_visit(call)
             keys = [ast.Constant(k.arg) for k in call.keywords]
             return ast.Dict(keys=keys, values=[k.value for k in call.keywords])

@@ -86,9 +86,7 @@ def main() -> None:
     Console().print(table)
 
     figure = WORK / 'comparison.png'
-    predictions = {
-        name: pickle.loads((WORK / name / 'predictions.pkl').read_bytes()) for name in CONFIGS
-    }
+    predictions = {name: pickle.loads((WORK / name / 'predictions.pkl').read_bytes()) for name in CONFIGS}
     draw_comparison(runs, predictions, COCO(DATA / 'val.json'), DATA / 'val', figure)
     say(f'figure: {figure.relative_to(ROOT)}')
     say(f'done in {time.time() - start:.0f} s')

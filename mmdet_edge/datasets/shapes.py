@@ -191,7 +191,8 @@ def _annotations(labels: list[int], masks: np.ndarray) -> Iterator[dict[str, Any
 def _make_split(folder: Path, split: str, number: int, size: int, seed: int, info: dict) -> None:
     """Write the images and the annotation file of one split."""
     (folder / split).mkdir()
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     with Progress() as progress:
         for index in progress.track(range(number), description=f'drawing {split}'):
             # A generator per image: the first images stay the same when more are asked for.
@@ -207,9 +208,7 @@ def _make_split(folder: Path, split: str, number: int, size: int, seed: int, inf
     (folder / f'{split}.json').write_text(json.dumps(content))
 
 
-def make_shapes_dataset(
-    out_dir: str, num_train: int = 400, num_val: int = 60, size: int = 160, seed: int = 0
-) -> bool:
+def make_shapes_dataset(out_dir: str, num_train: int = 400, num_val: int = 60, size: int = 160, seed: int = 0) -> bool:
     """Make the data set: train/, val/, train.json and val.json (COCO format, masks as RLE).
 
     The same arguments give the same images and masks. Nothing is left behind if it is interrupted.

@@ -31,7 +31,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--cfg-options',
         nargs='+',
         action=DictAction,
-        help='override settings of the config: key=value, nested as a.b.c=value, lists as key="[a,b]". data_root=FOLDER '
+        help='override settings of the config: key=value, nested as a.b.c=value, lists as key="[a,b]". data_root=DIR '
         'moves every data set and annotation file that lies below the data_root of the config',
     )
     parser.add_argument(
@@ -64,9 +64,7 @@ def load_config(args: argparse.Namespace) -> Config:
         hint = f'; did you mean {path.parent / near[0]}?' if near else ''
         raise stop(f'config file not found: {path} (looked in {Path.cwd()}){hint}')
     if importlib.util.find_spec('pkg_resources') is None:
-        raise stop(
-            "mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'"
-        )
+        raise stop("mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'")
     cfg = Config.fromfile(path)
     options = args.cfg_options or {}
     if 'data_root' in options and 'data_root' in cfg:
@@ -156,9 +154,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             if _is_local(root) and not Path(root).is_dir():
                 raise _missing_data('data root', root, f'{split}_dataloader')
             if dataset.get('ann_file') and not _exists(root, dataset.ann_file):
-                raise _missing_data(
-                    'annotation file', Path(root, dataset.ann_file), f'{split}_dataloader'
-                )
+                raise _missing_data('annotation file', Path(root, dataset.ann_file), f'{split}_dataloader')
             for prefix in (dataset.get('data_prefix') or {}).values():
                 if not _exists(root, prefix):
                     raise _missing_data('image folder', Path(root, prefix), f'{split}_dataloader')

@@ -17,7 +17,11 @@ def train(step, **values):
 
 def test_a_run(tmp_path):
     # mmengine writes the evaluation of a training by iterations with step 0.
-    write_log(tmp_path, '20260101_000000', [train(10), train(20), {'coco/segm_mAP': 0.1, 'step': 0}, train(30)])
+    write_log(
+        tmp_path,
+        '20260101_000000',
+        [train(10), train(20), {'coco/segm_mAP': 0.1, 'step': 0}, train(30)],
+    )
     run = read_run(tmp_path)
     assert run.curve('loss') == ([10, 20, 30], [1.0, 1.0, 1.0])
     assert run.curve('coco/segm_mAP') == ([20], [0.1])
@@ -25,7 +29,12 @@ def test_a_run(tmp_path):
 
 
 def test_an_interrupted_run_counts_each_step_once(tmp_path):
-    first = [train(10, time=1), {'coco/segm_mAP': 0.1, 'step': 0}, train(20, time=1), train(30, time=1)]
+    first = [
+        train(10, time=1),
+        {'coco/segm_mAP': 0.1, 'step': 0},
+        train(20, time=1),
+        train(30, time=1),
+    ]
     # It had a checkpoint of step 10 to go on from.
     second = [train(20, time=2), {'coco/segm_mAP': 0.2, 'step': 0}]
     write_log(tmp_path, '20260101_000000', first)

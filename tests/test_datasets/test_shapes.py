@@ -45,7 +45,7 @@ def test_has_holes_and_occlusion(folder):
     by_class = {name: [] for name in SHAPES}
     for annotation in coco.anns.values():
         name = list(SHAPES)[annotation['category_id'] - 1]
-        x, y, width, height = annotation['bbox']
+        width, height = annotation['bbox'][2:]
         by_class[name].append(annotation['area'] / (width * height))
     assert all(by_class.values()), 'a class is missing'
     # Thin, hollow and concave shapes fill their box less than a disc (0.79).
@@ -69,7 +69,10 @@ def test_mmdet_reads_it(folder):
         data_root=str(folder),
         data_prefix=dict(img='train'),
         metainfo=dict(classes=tuple(SHAPES)),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)],
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
+        ],
     )
     item = dataset[0]
     assert item['img'].shape == (96, 96, 3)
@@ -89,9 +92,7 @@ def test_outlines(name):
 
 def test_rasterise_by_hand():
     # Whole pixels, exactly; a pixel half and a pixel a quarter covered.
-    assert np.array_equal(
-        shapes.rasterise(box(1, 1, 3, 4), 8), np.pad(np.ones((3, 2)), ((1, 4), (1, 5)))
-    )
+    assert np.array_equal(shapes.rasterise(box(1, 1, 3, 4), 8), np.pad(np.ones((3, 2)), ((1, 4), (1, 5))))
     coverage = shapes.rasterise(box(2, 2, 3.5, 3.5), 8)
     assert (coverage[2, 2], coverage[2, 3], coverage[3, 3]) == (1, 0.5, 0.25)
     disc = shapes.rasterise(Point(20, 20).buffer(10, quad_segs=64), 40)

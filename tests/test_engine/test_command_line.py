@@ -51,7 +51,9 @@ def test_missing_config_names_the_nearest():
 def test_old_setuptools_is_needed(monkeypatch):
     find_spec = command_line.importlib.util.find_spec
     monkeypatch.setattr(
-        command_line.importlib.util, 'find_spec', lambda n: None if n == 'pkg_resources' else find_spec(n)
+        command_line.importlib.util,
+        'find_spec',
+        lambda n: None if n == 'pkg_resources' else find_spec(n),
     )
     with pytest.raises(SystemExit, match="pip install 'setuptools<81'"):
         command_line.load_config(arguments(NUCLEI))
@@ -111,7 +113,8 @@ def test_torchvision_weights_need_torchvision(monkeypatch):
     model = Config.fromfile(COCO).model
     monkeypatch.setattr(command_line.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(
-        SystemExit, match='model.backbone.init_cfg is torchvision://resnet50, but torchvision is not installed.*=None'
+        SystemExit,
+        match='model.backbone.init_cfg is torchvision://resnet50, but torchvision is not installed.*=None',
     ):
         command_line.check_pretrained(model)
     monkeypatch.setattr(command_line.importlib.util, 'find_spec', lambda name: name)

@@ -18,7 +18,14 @@ def test_nuclei(real_data, tmp_path):
         'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1',
     )  # fmt: skip
     assert all(line['loss_edge'] > 0 for line in scalars(tmp_path / 'run') if 'loss' in line)
-    run_python('test.py', config, tmp_path / 'run' / 'iter_2.pth', '--work-dir', tmp_path / 'test', *settings)
+    run_python(
+        'test.py',
+        config,
+        tmp_path / 'run' / 'iter_2.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        *settings,
+    )
     assert 'coco/segm_mAP' in metrics(tmp_path / 'test')
 
 
@@ -33,5 +40,13 @@ def test_the_standard_coco_config(real_data, tmp_path):
     )  # fmt: skip
     steps = [line for line in scalars(tmp_path / 'run') if 'loss' in line]
     assert len(steps) == 2 and all(0 < step['loss_edge'] < 10 for step in steps)
-    run_python('test.py', config, tmp_path / 'run' / 'epoch_1.pth', '--work-dir', tmp_path / 'test', *settings, OMP_NUM_THREADS='2')
+    run_python(
+        'test.py',
+        config,
+        tmp_path / 'run' / 'epoch_1.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        *settings,
+        OMP_NUM_THREADS='2',
+    )
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics(tmp_path / 'test'))

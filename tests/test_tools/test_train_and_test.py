@@ -151,12 +151,24 @@ def test_two_processes_one_without_objects(half_empty, tmp_path):
     ('tool', 'args', 'message'),
     [
         ('train.py', ['nowhere.py'], 'config file not found: nowhere.py'),
-        ('train.py', [EDGE, '--cfg-options', 'data_root=/nowhere'], 'data root not found: /nowhere/'),
+        (
+            'train.py',
+            [EDGE, '--cfg-options', 'data_root=/nowhere'],
+            'data root not found: /nowhere/',
+        ),
         ('train.py', [EDGE, '--resume', 'x.pth'], 'checkpoint not found: x.pth'),
         ('test.py', [EDGE, '/nowhere/x.pth'], 'checkpoint not found: /nowhere/x.pth'),
-        ('test.py', [EDGE, 'x.pth', '--out', 'x.json'], '--out: predictions are written to a pickle'),
+        (
+            'test.py',
+            [EDGE, 'x.pth', '--out', 'x.json'],
+            '--out: predictions are written to a pickle',
+        ),
         ('test.py', [EDGE, CONFIGS / 'metafile.yml', '--tta'], '--tta: mmdet'),
-        ('train.py', [BASELINE, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'], 'auto_scale_lr'),
+        (
+            'train.py',
+            [BASELINE, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'],
+            'auto_scale_lr',
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line(tool, args, message, shapes, tmp_path):

@@ -8,9 +8,7 @@ from mmdet_edge.datasets import make_shapes_dataset
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('out_dir', nargs='?', default='data/shapes', help='folder to make')
     parser.add_argument('--num-train', type=int, default=400, help='number of training images')
     parser.add_argument('--num-val', type=int, default=60, help='number of validation images')

@@ -8,7 +8,8 @@ Shape letters: N instances, D kernels, H and W mask height and width.
 """
 
 import difflib
-from typing import Sequence, Union
+from collections.abc import Sequence
+from typing import Union
 
 import torch
 import torch.nn.functional as F
@@ -63,9 +64,7 @@ def check_filter_names(filters: Union[str, Sequence[str]], owner: str) -> tuple[
     known = ', '.join(EDGE_FILTERS)
     names = [filters] if isinstance(filters, str) else filters
     if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
-        raise TypeError(
-            f'{owner}: filters must be a name or a list of names ({known}), got {filters!r}'
-        )
+        raise TypeError(f'{owner}: filters must be a name or a list of names ({known}), got {filters!r}')
     if not names:
         raise ValueError(
             f'{owner}: filters is empty, which would train without an edge loss. Name at least one '

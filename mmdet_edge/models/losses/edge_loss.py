@@ -78,9 +78,7 @@ def select_class_masks(
             )
     else:
         if pred.dim() != 4:
-            raise ValueError(
-                f'{owner}: with label, pred must be (N, C, H, W), got {tuple(pred.shape)}'
-            )
+            raise ValueError(f'{owner}: with label, pred must be (N, C, H, W), got {tuple(pred.shape)}')
         if label.shape != pred.shape[:1] or label.is_floating_point():
             raise ValueError(
                 f'{owner}: label must be {len(pred)} integers, one per mask, got shape '
@@ -160,9 +158,7 @@ def edge_loss(
         >>> edge_loss(logits, target).shape
         torch.Size([])
     """
-    loss = EdgeLoss(
-        filters, exponent, smooth_pred, smooth_target, padding_mode, reduction, loss_weight
-    )
+    loss = EdgeLoss(filters, exponent, smooth_pred, smooth_target, padding_mode, reduction, loss_weight)
     return loss.to(pred.device).compute(pred, target, label, weight, avg_factor, reduction)
 
 
@@ -227,9 +223,7 @@ class EdgeLoss(nn.Module):
             if not isinstance(value, bool):
                 raise TypeError(f'{name}: {option} must be True or False, got {value!r}')
         if padding_mode not in PADDING_MODES:
-            raise ValueError(
-                f'{name}: padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}'
-            )
+            raise ValueError(f'{name}: padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}')
         if reduction not in REDUCTIONS:
             raise ValueError(f'{name}: reduction must be one of {REDUCTIONS}, got {reduction!r}')
         self.smooth_pred = smooth_pred

@@ -46,17 +46,14 @@ class SumMaskLoss(nn.Module):
     def __init__(self, losses: Sequence[ConfigType]) -> None:
         super().__init__()
         if not isinstance(losses, (list, tuple)) or not all(isinstance(x, dict) for x in losses):
-            raise TypeError(
-                f'SumMaskLoss: losses must be a list of configs, dict(type=...), got {losses!r}'
-            )
+            raise TypeError(f'SumMaskLoss: losses must be a list of configs, dict(type=...), got {losses!r}')
         if not losses:
             raise ValueError('SumMaskLoss: losses is empty; name at least one mask loss')
         self.losses = nn.ModuleList(MODELS.build(x) for x in losses)
         for loss in self.losses:
             if isinstance(loss, CrossEntropyLoss) and not (loss.use_mask or loss.use_sigmoid):
                 raise ValueError(
-                    'SumMaskLoss: CrossEntropyLoss on masks needs use_mask=True; as given it is a '
-                    'softmax over classes'
+                    'SumMaskLoss: CrossEntropyLoss on masks needs use_mask=True; as given it is a softmax over classes'
                 )
 
     def forward(self, pred: Tensor, target: Tensor, label: Optional[Tensor] = None) -> Tensor:
@@ -78,10 +75,10 @@ class SumMaskLoss(nn.Module):
             if len(logits) == 0:
                 return logits.sum()
             # CrossEntropyLoss(use_mask=True) returns shape (1,), the others a scalar.
-            return sum(self._apply(loss, logits, target).squeeze() for loss in self.losses)
+            return torch.stack([self._call(loss, logits, target).squeeze() for loss in self.losses]).sum()
 
     @staticmethod
-    def _apply(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
+    def _call(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
         """Call one loss with what it expects."""
         if isinstance(loss, CrossEntropyLoss) and loss.use_mask:
             only_channel = torch.zeros(len(logits), dtype=torch.long, device=logits.device)

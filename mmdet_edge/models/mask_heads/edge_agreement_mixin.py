@@ -23,9 +23,7 @@ class EdgeAgreementMixin:
         **kwargs: The arguments of the mask head.
     """
 
-    def __init__(
-        self, *, loss_edge: OptConfigType = dict(type='EdgeLoss'), **kwargs: Any  # noqa: B006
-    ) -> None:
+    def __init__(self, *, loss_edge: OptConfigType = dict(type='EdgeLoss'), **kwargs: Any) -> None:  # noqa: B006
         super().__init__(**kwargs)
         self.loss_edge = None if loss_edge is None else MODELS.build(loss_edge)
 
@@ -55,7 +53,5 @@ class EdgeAgreementMixin:
             labels = torch.cat([res.pos_gt_labels for res in sampling_results])
             if self.class_agnostic:  # type: ignore[attr-defined]
                 labels = torch.zeros_like(labels)
-            results['loss_mask']['loss_edge'] = self.loss_edge(
-                mask_preds, results['mask_targets'], labels
-            )
+            results['loss_mask']['loss_edge'] = self.loss_edge(mask_preds, results['mask_targets'], labels)
         return results

@@ -107,6 +107,4 @@ def test_wrong_names(filters, error, message):
 
 
 def test_every_kernel_is_blind_to_a_constant():
-    assert torch.equal(
-        get_edge_kernels(list(EDGE_FILTERS)).sum(dim=(1, 2)), torch.zeros(9, dtype=torch.float32)
-    )
+    assert torch.equal(get_edge_kernels(list(EDGE_FILTERS)).sum(dim=(1, 2)), torch.zeros(9, dtype=torch.float32))

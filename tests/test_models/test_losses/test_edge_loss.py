@@ -245,13 +245,33 @@ def test_wrong_options(loss_class, options, error, message):
 @pytest.mark.parametrize(
     ('pred', 'target', 'options', 'message'),
     [
-        ((2, 5, 8, 8), (2, 8, 8), {}, r'without label, pred must be \(N, H, W\), got \(2, 5, 8, 8\)'),
-        ((2, 8, 8), (2, 8, 8), dict(label=torch.zeros(2).long()), r'with label, pred must be \(N, C, H, W\)'),
-        ((2, 8, 8), (2, 7, 8), {}, r'target must have the shape.*\(2, 8, 8\), got \(2, 7, 8\).*mask_size'),
+        (
+            (2, 5, 8, 8),
+            (2, 8, 8),
+            {},
+            r'without label, pred must be \(N, H, W\), got \(2, 5, 8, 8\)',
+        ),
+        (
+            (2, 8, 8),
+            (2, 8, 8),
+            dict(label=torch.zeros(2).long()),
+            r'with label, pred must be \(N, C, H, W\)',
+        ),
+        (
+            (2, 8, 8),
+            (2, 7, 8),
+            {},
+            r'target must have the shape.*\(2, 8, 8\), got \(2, 7, 8\).*mask_size',
+        ),
         ((2, 8, 8), (2, 1, 8, 8), {}, 'target must have the shape'),
         ((2, 5, 8, 8), (2, 8, 8), dict(label=torch.zeros(3).long()), 'label must be 2 integers'),
         ((2, 5, 8, 8), (2, 8, 8), dict(label=torch.zeros(2)), 'label must be 2 integers.*float32'),
-        ((2, 8, 8), (2, 8, 8), dict(weight=torch.ones(3)), r'weight must have one number per mask, \(2,\)'),
+        (
+            (2, 8, 8),
+            (2, 8, 8),
+            dict(weight=torch.ones(3)),
+            r'weight must have one number per mask, \(2,\)',
+        ),
         ((2, 8, 8), (2, 8, 8), dict(reduction_override='avg'), 'reduction_override must be one of'),
     ],
 )

@@ -23,9 +23,7 @@ def test_all_cases_are_here():
     assert len(CASES) == 150
 
 
-@pytest.mark.parametrize(
-    'case', CASES, ids=lambda c: '-'.join(str(v) for v in list(c.values())[:-2])
-)
+@pytest.mark.parametrize('case', CASES, ids=lambda c: '-'.join(str(v) for v in list(c.values())[:-2]))
 def test_agrees_with_the_authors_code(case, inputs):
     loss_class = EdgeWeightedCrossEntropyLoss if case['weight_cross_entropy'] else EdgeLoss
     options = {k: case[k] for k in ('filters', 'exponent', 'smooth_pred', 'smooth_target')}

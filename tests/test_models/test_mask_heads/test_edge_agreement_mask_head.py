@@ -46,9 +46,7 @@ def test_off_it_equals_the_parent_bit_for_bit(head_class, parent, head_inputs):
     inputs = head_inputs([1, 2], channels=4)
     losses = ours.loss_and_target(**inputs)['loss_mask']
     assert list(losses) == ['loss_mask']
-    assert torch.equal(
-        losses['loss_mask'], theirs.loss_and_target(**inputs)['loss_mask']['loss_mask']
-    )
+    assert torch.equal(losses['loss_mask'], theirs.loss_and_target(**inputs)['loss_mask']['loss_mask'])
 
 
 @HEADS
@@ -123,9 +121,7 @@ def losses_of_detector(name, change):
     for head in heads if isinstance(heads, list) else [heads]:
         change(head)
     model = MODELS.build(cfg).train()
-    data = demo_mm_inputs(
-        2, [[3, 96, 96], [3, 96, 96]], num_items=[3, 0], with_mask=True, with_semantic='htc' in name
-    )
+    data = demo_mm_inputs(2, [[3, 96, 96], [3, 96, 96]], num_items=[3, 0], with_mask=True, with_semantic='htc' in name)
     return model(**model.data_preprocessor(data, True), mode='loss')
 
 
@@ -153,9 +149,7 @@ def test_cascade_weights_it_by_stage():
 
 
 def test_hybrid_task_cascade():
-    losses = losses_of_detector(
-        'htc/htc_r50_fpn_1x_coco.py', lambda h: h.update(type='EdgeAgreementHTCMaskHead')
-    )
+    losses = losses_of_detector('htc/htc_r50_fpn_1x_coco.py', lambda h: h.update(type='EdgeAgreementHTCMaskHead'))
     assert {k for k in losses if 'edge' in k} == {f's{i}.loss_edge' for i in range(3)}
 
 
