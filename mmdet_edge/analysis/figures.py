@@ -66,7 +66,7 @@ def draw_comparison(
     """
     rows = ['truth', *runs]
     figure = plt.figure(figsize=(3 * num_images, 3 * len(rows) + 3.4), layout='constrained')
-    pictures, curves = np.ravel(figure.subfigures(2, 1, height_ratios=[3 * len(rows), 3.4]))
+    pictures, curves = figure.subfigures(2, 1, squeeze=False, height_ratios=[3 * len(rows), 3.4]).flat
     grid = pictures.subplots(len(rows), num_images, squeeze=False)
     by_image = {
         name: {sample['img_id']: sample['pred_instances'] for sample in samples}
