@@ -70,7 +70,7 @@ def main() -> None:
 
     runs = {name: read_run(WORK / name) for name in CONFIGS}
     table = Table(
-        title=f'Generated shapes, {STEPS} steps from scratch, one seed: an illustration, not evidence',
+        title=f'{STEPS} steps from scratch, one seed: an illustration',
         title_justify='left',
     )
     for column in ('', 'mask AP', 'mask AP75', 'box AP', 'seconds a step'):

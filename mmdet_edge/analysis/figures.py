@@ -16,20 +16,15 @@ SCORE_THRESHOLD = 0.5
 """Predictions below this score are not drawn."""
 
 
-def _draw_masks(axes: Axes, image: np.ndarray, masks: list[np.ndarray], labels: list[int]) -> None:
-    """Show an image with filled and outlined masks, a colour per class."""
+def _draw_masks(axes: Axes, image: np.ndarray, masks: list[np.ndarray]) -> None:
+    """Show an image with the outlines of masks."""
     axes.imshow(image, interpolation='nearest')
-    colours = plt.get_cmap('tab10').colors  # type: ignore[attr-defined]
-    for mask, label in zip(masks, labels):
-        colour = colours[label % len(colours)]
-        overlay = np.zeros((*mask.shape, 4))
-        overlay[mask.astype(bool)] = (*colour, 0.35)
-        axes.imshow(overlay, interpolation='nearest')
+    for mask in masks:
         # A margin, so that the outline closes at the image border.
         height, width = mask.shape
         x, y = np.arange(-1, width + 1), np.arange(-1, height + 1)
-        axes.contour(x, y, np.pad(mask, 1), levels=[0.5], colors='black', linewidths=2.2)
-        axes.contour(x, y, np.pad(mask, 1), levels=[0.5], colors=[colour], linewidths=1.2)
+        for colour, line_width in (('black', 2.6), ('yellow', 1.4)):
+            axes.contour(x, y, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=line_width)
     axes.set_xlim(-0.5, image.shape[1] - 0.5)
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
     axes.set_xticks([])
@@ -74,15 +69,11 @@ def draw_comparison(
     }
     for column, image_id in enumerate(sorted(coco.imgs)[:num_images]):
         image = imread(str(image_folder / coco.imgs[image_id]['file_name']), channel_order='rgb')
-        truth = coco.imgToAnns[image_id]
-        categories = coco.getCatIds()
-        labels = [categories.index(a['category_id']) for a in truth]
-        _draw_masks(grid[0, column], image, [coco.annToMask(a) for a in truth], labels)
+        _draw_masks(grid[0, column], image, [coco.annToMask(a) for a in coco.imgToAnns[image_id]])
         for row, name in enumerate(runs, start=1):
             instances = by_image[name][image_id]
             keep = (instances['scores'] >= SCORE_THRESHOLD).nonzero().flatten().tolist()
-            masks = [mask_utils.decode(instances['masks'][i]) for i in keep]
-            _draw_masks(grid[row, column], image, masks, instances['labels'][keep].tolist())
+            _draw_masks(grid[row, column], image, [mask_utils.decode(instances['masks'][i]) for i in keep])
     for row, name in enumerate(rows):
         grid[row, 0].set_ylabel(name, fontsize=16)
     left, right = curves.subplots(1, 2)
