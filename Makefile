@@ -10,7 +10,7 @@ help:
 	@echo 'make demo      train baseline and edge head on generated images, compare them (10 minutes on 2 cores)'
 	@echo 'make test      run all tests'
 	@echo 'make lint      formatting, lint, types, docstring coverage'
-	@echo 'make clean     remove .venv, demo data and work dirs (compiled mmcv wheels stay in the cache)'
+	@echo 'make clean     remove .venv and what the demo made (trainings and compiled mmcv wheels stay)'
 
 install: .venv/installed
 
@@ -30,4 +30,4 @@ lint: install
 	interrogate -q -c setup.cfg mmdet_edge tools
 
 clean:
-	rm -rf .venv data/shapes work_dirs build *.egg-info
+	rm -rf .venv data/shapes work_dirs/demo build *.egg-info

@@ -44,13 +44,14 @@ def train_and_test(name: str, config: str) -> None:
     path = ROOT / 'configs' / 'mask_rcnn_edge' / f'{config}.py'
     work_dir = WORK / name
     checkpoint = work_dir / f'iter_{STEPS}.pth'
+    predictions = work_dir / 'predictions.pkl'
     if checkpoint.exists():
         say(f'{name}: already trained, {checkpoint.relative_to(ROOT)}')
     else:
         say(f'{name}: training {STEPS} steps of {config}, a few minutes on 2 cores')
         run_tool('train.py', path, '--work-dir', work_dir, '--resume')
-    predictions = work_dir / 'predictions.pkl'
-    if not predictions.exists():
+    # The metrics are written last.
+    if not list(work_dir.glob('test/*/*.json')):
         say(f'{name}: testing')
         run_tool('test.py', path, checkpoint, '--work-dir', work_dir / 'test', '--out', predictions)
 
@@ -64,7 +65,10 @@ def main() -> None:
     """Make the data, train and test both settings, print the table, draw the figure."""
     start = time.time()
     say(f'data: {DATA.relative_to(ROOT)}')
-    make_shapes_dataset(str(DATA))
+    try:
+        make_shapes_dataset(str(DATA))
+    except FileExistsError as error:
+        sys.exit(f'error: {error}')
     for name, config in CONFIGS.items():
         train_and_test(name, config)
 

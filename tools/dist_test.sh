@@ -7,7 +7,11 @@ CONFIG=${1:?usage: dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]}
 CHECKPOINT=${2:?usage: dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]}
 GPUS=${3:?usage: dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]}
 
-PYTHONPATH="$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}" \
+export PYTHONPATH="$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}"
+
+# A mistake is told in one line here, not once a process with torchrun's report behind it.
+python "$(dirname "$0")/test.py" "$CONFIG" "$CHECKPOINT" "${@:4}" --check
+
 torchrun \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \

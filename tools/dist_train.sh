@@ -6,7 +6,11 @@ set -e
 CONFIG=${1:?usage: dist_train.sh CONFIG GPUS [options of train.py]}
 GPUS=${2:?usage: dist_train.sh CONFIG GPUS [options of train.py]}
 
-PYTHONPATH="$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}" \
+export PYTHONPATH="$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}"
+
+# A mistake is told in one line here, not once a process with torchrun's report behind it.
+python "$(dirname "$0")/train.py" "$CONFIG" "${@:3}" --check
+
 torchrun \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \

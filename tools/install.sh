@@ -30,14 +30,16 @@ install_torch() {
     pip install -q -c constraints.txt "${packages[@]}"
 }
 
-has_gpu() { nvidia-smi -L >/dev/null 2>&1; }
+# FORCE_CUDA=1 builds for GPUs where there is none: on a login node, in an image.
+has_gpu() { [ "${FORCE_CUDA:-}" = 1 ] || nvidia-smi -L >/dev/null 2>&1; }
 
 # The ops of mmcv are compiled for one Python, one torch and one CUDA: pip's own cache does not know that.
 wheel_key() {
     "$BIN/python" - "$1" <<'PY'
+import platform
 import sys
 import torch
-print(f'py{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}-{sys.argv[1]}')
+print(f'py{sys.version_info[0]}{sys.version_info[1]}-{platform.machine()}-torch{torch.__version__}-{sys.argv[1]}')
 PY
 }
 
@@ -45,14 +47,20 @@ build_mmcv() {
     local device=cpu
     if has_gpu; then
         device=cuda$("$BIN/python" -c 'import torch; print(torch.version.cuda or "")')
-        [ "$device" != cuda ] || fail "this machine has a GPU, but the installed torch is a CPU build"
+        [ "$device" != cuda ] || fail "a build for GPUs is wanted, but the installed torch is a CPU build"
         command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] ||
-            fail "this machine has a GPU, but no nvcc to compile mmcv with: install the CUDA toolkit ${device#cuda} and set CUDA_HOME, or see 'GPU' in README.md for ready-made wheels"
+            fail "a build for GPUs is wanted, but there is no nvcc to compile mmcv with: install the CUDA toolkit ${device#cuda} and set CUDA_HOME, or see 'GPU' in README.md for ready-made wheels"
         export FORCE_CUDA=1
+        device+=-sm${TORCH_CUDA_ARCH_LIST:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | paste -sd+ || true)}
+        device=${device//[^a-zA-Z0-9.+-]/_}
     fi
     local wheels build
     wheels=$CACHE/wheels/$(wheel_key "$device")
     build=$CACHE/build/$(wheel_key "$device")
+    # One compile at a time: two clones share this cache.
+    mkdir -p "$CACHE"
+    exec 9>"$CACHE/lock"
+    flock -n 9 || { say "waiting for another installation on this machine"; flock 9; }
     if ! ls "$wheels"/mmcv-*.whl >/dev/null 2>&1; then
         local version
         version=$(sed -n 's/^mmcv==//p' constraints.txt)
@@ -68,19 +76,20 @@ build_mmcv() {
             setsid "$BIN/python" -m pip wheel -v --no-deps --no-build-isolation -w "$build/out" \
             "$build/mmcv-$version" >"$build/log.txt" 2>&1 &
         local pid=$! start=$SECONDS
-        trap 'kill -- -$pid 2>/dev/null; exit 130' INT TERM
+        trap 'kill -- -$pid 2>/dev/null; exit 130' INT TERM HUP
         while kill -0 $pid 2>/dev/null; do
             sleep 5
             if (( (SECONDS - start) % 30 < 5 )); then
                 say "  $(( (SECONDS - start) / 60 )) min $(( (SECONDS - start) % 60 )) s, file $(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$build/log.txt" | tail -n 1 | tr -d ' ' || true)"
             fi
         done
-        trap - INT TERM
+        trap - INT TERM HUP
         wait $pid || { tail -n 30 "$build/log.txt" >&2; fail "mmcv did not compile; the whole log: $build/log.txt"; }
         mv "$build/out"/mmcv-*.whl "$wheels"/
         rm -rf "$build"
         say "compiled in $(( (SECONDS - start) / 60 )) min $(( (SECONDS - start) % 60 )) s, kept in $wheels"
     fi
+    flock -u 9
     say "installing mmcv from $wheels"
     pip install -q -c constraints.txt "$wheels"/mmcv-*.whl
 }

@@ -78,6 +78,8 @@ def main() -> None:
 
     check_checkpoint(args.checkpoint)
     check_data(cfg, ('test',))
+    if args.check:
+        return
     runner = build_runner(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))

@@ -7,6 +7,7 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmdet_edge.engine.command_line import (
     add_common_arguments,
     build_runner,
+    check_amp,
     check_checkpoint,
     check_data,
     check_pretrained,
@@ -52,11 +53,13 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
+    check_amp(cfg)
     check_data(cfg, ('train', 'val'))
     check_pretrained(cfg.model)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
-    build_runner(cfg).train()
+    if not args.check:
+        build_runner(cfg).train()
 
 
 if __name__ == '__main__':

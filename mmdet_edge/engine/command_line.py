@@ -4,8 +4,9 @@ import argparse
 import difflib
 import importlib.util
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -20,8 +21,13 @@ warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
 def stop(message: str) -> SystemExit:
-    """Return the exception that ends the program with one line, told by the first process of a job only."""
-    return SystemExit(f'error: {message}' if os.environ.get('RANK', '0') == '0' else 1)
+    """Return the exception that ends the program with one line, told by the first process of each node only."""
+    # Slurm's own variable first: LOCAL_RANK is not set there yet.
+    if os.environ.get('SLURM_LOCALID', os.environ.get('LOCAL_RANK', '0')) == '0':
+        return SystemExit(f'error: {message}')
+    # The first process to end has torchrun end the others: let the one that tells be it.
+    time.sleep(5)
+    return SystemExit(1)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +40,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config: key=value, nested as a.b.c=value, lists as key="[a,b]". data_root=DIR '
         'moves every data set and annotation file that lies below the data_root of the config',
     )
+    parser.add_argument('--check', action='store_true', help='check config, data and weights, and start nothing')
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -65,10 +72,13 @@ def load_config(args: argparse.Namespace) -> Config:
         raise stop(f'config file not found: {path} (looked in {Path.cwd()}){hint}')
     if importlib.util.find_spec('pkg_resources') is None:
         raise stop("mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'")
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise stop(f'{path} inherits from a file that does not exist: {error}') from None
     options = args.cfg_options or {}
     if 'data_root' in options and 'data_root' in cfg:
-        move_data_root(cfg, cfg.data_root, options.pop('data_root'))
+        move_data_root(cfg, cfg.data_root, str(options.pop('data_root')))
     cfg.merge_from_dict(options)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
@@ -91,7 +101,9 @@ def move_data_root(cfg: Config, old: str, new: str) -> None:
         old (str): Data root that the config was parsed with.
         new (str): Data root to use.
     """
-    new = f'{new.rstrip("/")}/' if old.endswith('/') else new
+    if not old:
+        raise stop(f'the config has no data_root to replace with {new}: set the paths of its data sets one by one')
+    old, new = old.rstrip('/'), new.rstrip('/')
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):
@@ -99,7 +111,7 @@ def move_data_root(cfg: Config, old: str, new: str) -> None:
                 value[key] = moved(value[key])
         elif isinstance(value, (list, tuple)):
             return type(value)(moved(item) for item in value)
-        elif isinstance(value, str) and value.startswith(old):
+        elif isinstance(value, str) and f'{value}/'.startswith(f'{old}/'):
             return new + value[len(old) :]
         return value
 
@@ -121,9 +133,11 @@ def distribute_on_cpu(cfg: Config) -> None:
     """
     if cfg.launcher != 'pytorch' or 'RANK' not in os.environ:
         raise stop(
-            'a distributed job without GPUs must be started by torchrun: use tools/dist_train.sh or tools/dist_test.sh '
-            f'(got --launcher {cfg.launcher})'
+            f'torch {torch.__version__} sees no GPU, and a distributed job on CPUs must be started by torchrun: use '
+            f'tools/dist_train.sh or tools/dist_test.sh (got --launcher {cfg.launcher})'
         )
+    if os.environ['RANK'] == '0':
+        print(f'torch {torch.__version__} sees no GPU: {os.environ["WORLD_SIZE"]} CPU processes with gloo', flush=True)
     torch.distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',
@@ -131,6 +145,22 @@ def distribute_on_cpu(cfg: Config) -> None:
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
+
+
+def check_amp(cfg: Config) -> None:
+    """Check that mixed precision has the device that mmengine wants for it.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        SystemExit: If it is on and there is no accelerator.
+    """
+    if cfg.optim_wrapper.type == 'AmpOptimWrapper' and get_device() == 'cpu':
+        raise stop(
+            f"mixed precision needs a GPU, and torch {torch.__version__} sees none: leave out --amp, or use the config's "
+            'twin without amp'
+        )
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -153,14 +183,14 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             root = dataset.get('data_root') or ''
             if _is_local(root) and not Path(root).is_dir():
                 raise _missing_data('data root', root, f'{split}_dataloader')
-            if dataset.get('ann_file') and not _exists(root, dataset.ann_file):
+            if dataset.get('ann_file') and not _exists(root, dataset.ann_file, Path.is_file):
                 raise _missing_data('annotation file', Path(root, dataset.ann_file), f'{split}_dataloader')
             for prefix in (dataset.get('data_prefix') or {}).values():
                 if not _exists(root, prefix):
                     raise _missing_data('image folder', Path(root, prefix), f'{split}_dataloader')
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-            if evaluator.get('ann_file') and not _exists('', evaluator.ann_file):
+            if evaluator.get('ann_file') and not _exists('', evaluator.ann_file, Path.is_file):
                 raise _missing_data('annotation file', evaluator.ann_file, f'{split}_evaluator')
 
 
@@ -171,10 +201,10 @@ def check_checkpoint(path: str) -> None:
         path (str): Path or address.
 
     Raises:
-        SystemExit: If the file does not exist.
+        SystemExit: If it is not a file.
     """
-    if not _exists('', path):
-        folder = Path(path).parent
+    if not _exists('', path, Path.is_file):
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
         found = sorted(p.name for p in folder.glob('*.pth')) if folder.is_dir() else []
         hint = f'; {folder} has {", ".join(found)}' if found else ''
         raise stop(f'checkpoint not found: {path}{hint}')
@@ -212,10 +242,10 @@ def _is_local(path: str) -> bool:
     return '://' not in path and not path.startswith('s3:')
 
 
-def _exists(root: str, path: str) -> bool:
+def _exists(root: str, path: str, is_there: Callable[[Path], bool] = Path.exists) -> bool:
     """Tell whether a file or folder exists; what is not on this machine's disk is given the benefit of the doubt."""
     path = path if Path(path).is_absolute() or not _is_local(path) else os.path.join(root, path)
-    return not _is_local(path) or Path(path).exists()
+    return not _is_local(path) or is_there(Path(path))
 
 
 def _datasets(dataset: Optional[ConfigDict]) -> Iterator[ConfigDict]:

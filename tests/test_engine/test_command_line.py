@@ -41,6 +41,20 @@ def test_data_root_moves_everything(config, slash):
     assert 'data/coco' not in cfg.dump() and 'data/nuclei' not in cfg.dump()
 
 
+def test_data_root_is_a_folder_not_a_prefix():
+    cfg = Config(dict(data_root='data/coco/', a='data/coco/x.json', b='data/coco_other/x.json', c=['data/coco'], d=1))
+    command_line.move_data_root(cfg, cfg.data_root, 'there')
+    assert cfg.to_dict() == dict(data_root='there/', a='there/x.json', b='data/coco_other/x.json', c=['there'], d=1)
+    with pytest.raises(SystemExit, match='no data_root to replace'):
+        command_line.move_data_root(Config(dict(data_root='', type='MaskRCNN')), '', 'there')
+
+
+def test_missing_base(tmp_path):
+    (tmp_path / 'mine.py').write_text("_base_ = './nowhere.py'")
+    with pytest.raises(SystemExit, match='mine.py inherits from a file that does not exist: .*nowhere.py'):
+        command_line.load_config(arguments(tmp_path / 'mine.py'))
+
+
 def test_missing_config_names_the_nearest():
     with pytest.raises(SystemExit, match='config file not found: .*did you mean .*edge_1x_coco.py'):
         command_line.load_config(arguments(COCO.replace('1x', '1xx')))
@@ -105,8 +119,9 @@ def test_checkpoint(tmp_path):
     (tmp_path / 'iter_300.pth').touch()
     command_line.check_checkpoint(str(tmp_path / 'iter_300.pth'))
     command_line.check_checkpoint('https://host/x.pth')
-    with pytest.raises(SystemExit, match='checkpoint not found: .*iter_3.pth; .* has iter_300.pth'):
-        command_line.check_checkpoint(str(tmp_path / 'iter_3.pth'))
+    for path in (tmp_path / 'iter_3.pth', tmp_path):
+        with pytest.raises(SystemExit, match='checkpoint not found: .*; .* has iter_300.pth'):
+            command_line.check_checkpoint(str(path))
 
 
 def test_torchvision_weights_need_torchvision(monkeypatch):
@@ -141,7 +156,12 @@ def test_distributed_on_gpus_is_left_to_mmengine(monkeypatch):
 
 
 def test_one_process_tells(monkeypatch):
-    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setattr(command_line.time, 'sleep', lambda seconds: None)
+    monkeypatch.delenv('SLURM_LOCALID', raising=False)
+    # The first process of a second node tells too: the file may be missing there only.
+    for rank, local_rank, code in (('0', '0', 'error: message'), ('1', '1', 1), ('8', '0', 'error: message')):
+        monkeypatch.setenv('RANK', rank)
+        monkeypatch.setenv('LOCAL_RANK', local_rank)
+        assert command_line.stop('message').code == code
+    monkeypatch.setenv('SLURM_LOCALID', '3')
     assert command_line.stop('message').code == 1
-    monkeypatch.setenv('RANK', '0')
-    assert command_line.stop('message').code == 'error: message'

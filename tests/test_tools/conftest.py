@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,12 @@ def metrics(work_dir):
     """The metrics that a test wrote."""
     (path,) = Path(work_dir).glob('*/*.json')
     return {k: v for k, v in json.loads(path.read_text()).items() if k.startswith('coco/')}
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return str(server.getsockname()[1])
 
 
 def lines_with(text, pattern):

@@ -13,10 +13,14 @@ from mmengine.config import Config
 
 from mmdet_edge.analysis import read_run
 
-from .conftest import CONFIGS, ROOT, lines_with, metrics, run, run_python, scalars
+from .conftest import CONFIGS, ROOT, free_port, lines_with, metrics, run, run_python, scalars
 
 BASELINE = CONFIGS / 'mask-rcnn_r18_fpn_1xb4-300i_shapes.py'
 EDGE = CONFIGS / 'mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
+
+
+# Half of auto_scale_lr.base_batch_size.
+BATCH_OF_2 = {'train_dataloader.batch_size': 2}
 
 
 def options(data, steps, **more):
@@ -41,7 +45,7 @@ def options(data, steps, **more):
 def trained(shapes, tmp_path_factory):
     """A run of two steps; its output and work dir."""
     work_dir = tmp_path_factory.mktemp('run')
-    output = run_python('train.py', EDGE, '--work-dir', work_dir, '--auto-scale-lr', *options(shapes, 2))
+    output = run_python('train.py', EDGE, '--work-dir', work_dir, '--auto-scale-lr', *options(shapes, 2, **BATCH_OF_2))
     return output, work_dir
 
 
@@ -55,6 +59,8 @@ def test_training_logs_the_edge_loss(trained):
         assert step['loss_edge'] > 0
         parts = sum(v for k, v in step.items() if k.startswith('loss_'))
         assert step['loss'] == pytest.approx(parts, rel=1e-5)
+    # Warm-up starts at a hundredth of 0.02, and the batch is half of what that is for.
+    assert steps[0]['lr'] == pytest.approx(0.02 / 100 / 2)
     assert 'coco/segm_mAP' in scalars(work_dir)[-1]
 
 
@@ -127,7 +133,7 @@ def test_two_processes_one_without_objects(half_empty, tmp_path):
     }
     output = run(
         'bash', ROOT / 'tools' / 'dist_train.sh', EDGE, 2, '--work-dir', tmp_path / 'run',
-        *options(half_empty, 3, **more), PORT='29611',
+        *options(half_empty, 3, **more), PORT=free_port(),
     )  # fmt: skip
     assert len(lines_with(output, 'Edge loss is on')) == 1
     # The first process logs: it has no object, yet the same keys.
@@ -141,7 +147,7 @@ def test_two_processes_one_without_objects(half_empty, tmp_path):
     arguments = (EDGE, tmp_path / 'run' / 'iter_3.pth')
     run(
         'bash', ROOT / 'tools' / 'dist_test.sh', *arguments, 2, '--work-dir', tmp_path / 'two',
-        *options(half_empty, 3), PORT='29612',
+        *options(half_empty, 3), PORT=free_port(),
     )  # fmt: skip
     run_python('test.py', *arguments, '--work-dir', tmp_path / 'one', *options(half_empty, 3))
     assert metrics(tmp_path / 'two') == metrics(tmp_path / 'one')
@@ -163,6 +169,8 @@ def test_two_processes_one_without_objects(half_empty, tmp_path):
             [EDGE, 'x.pth', '--out', 'x.json'],
             '--out: predictions are written to a pickle',
         ),
+        ('test.py', [EDGE, CONFIGS], 'checkpoint not found: '),
+        ('train.py', [EDGE, '--amp'], 'mixed precision needs a GPU'),
         ('test.py', [EDGE, CONFIGS / 'metafile.yml', '--tta'], '--tta: mmdet'),
         (
             'train.py',
@@ -178,6 +186,20 @@ def test_a_users_mistake_is_one_line(tool, args, message, shapes, tmp_path):
     assert 'Traceback' not in output
     (line,) = lines_with(output, '^error: ')
     assert message in line
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('script', [['dist_train.sh', EDGE, 2], ['dist_test.sh', EDGE, 'x.pth', 2]])
+def test_a_mistake_in_a_distributed_job_is_one_line(script, tmp_path):
+    command = ['bash', ROOT / 'tools' / script[0], *script[1:], '--work-dir', tmp_path / 'run']
+    output = run(*command, '--cfg-options', 'data_root=/nowhere', code=1, PORT=free_port())
+    assert 'Traceback' not in output and len(output.splitlines()) == 1
+    assert output.startswith('error: ') and 'not found' in output
+
+
+def test_check_starts_nothing(shapes, tmp_path):
+    arguments = (EDGE, '--check', '--work-dir', tmp_path / 'run')
+    assert run_python('train.py', *arguments, '--cfg-options', f'data_root={shapes}') == ''
     assert not (tmp_path / 'run').exists()
 
 

@@ -75,7 +75,7 @@ class SumMaskLoss(nn.Module):
             if len(logits) == 0:
                 return logits.sum()
             # CrossEntropyLoss(use_mask=True) returns shape (1,), the others a scalar.
-            return torch.stack([self._call(loss, logits, target).squeeze() for loss in self.losses]).sum()
+            return torch.stack([self._call(loss, logits, target).mean() for loss in self.losses]).sum()
 
     @staticmethod
     def _call(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class SumMaskLoss(nn.Module):
         if isinstance(loss, CrossEntropyLoss) and loss.use_mask:
             only_channel = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
             return loss(logits[:, None], target, only_channel)
-        takes_logits = isinstance(loss, EdgeLoss) or (
+        takes_logits = isinstance(loss, (EdgeLoss, SumMaskLoss)) or (
             getattr(loss, 'use_sigmoid', False) and getattr(loss, 'activate', True)
         )
         return loss(logits if takes_logits else logits.sigmoid(), target)

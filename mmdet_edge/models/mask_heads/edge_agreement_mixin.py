@@ -18,14 +18,14 @@ class EdgeAgreementMixin:
     :class:`SumMaskLoss` there.
 
     Args:
-        loss_edge (ConfigDict | dict, optional): Config of the edge loss; None switches it off. Defaults to
-            ``dict(type='EdgeLoss')``, the setting that this package recommends.
+        loss_edge (ConfigDict | dict, optional): Config of the edge loss, by default of type 'EdgeLoss'; None
+            switches it off. Defaults to ``dict(type='EdgeLoss')``, the setting that this package recommends.
         **kwargs: The arguments of the mask head.
     """
 
     def __init__(self, *, loss_edge: OptConfigType = dict(type='EdgeLoss'), **kwargs: Any) -> None:  # noqa: B006
         super().__init__(**kwargs)
-        self.loss_edge = None if loss_edge is None else MODELS.build(loss_edge)
+        self.loss_edge = None if loss_edge is None else MODELS.build({'type': 'EdgeLoss', **loss_edge})
 
     def loss_and_target(
         self,

@@ -46,6 +46,14 @@ def test_alone_it_equals_mmdets_mask_loss(inputs):
     assert SumMaskLoss([CROSS_ENTROPY])(*inputs).item() == MODELS.build(CROSS_ENTROPY)(*inputs).item()
 
 
+def test_nested_and_unreduced(inputs):
+    losses = [CROSS_ENTROPY, dict(type='EdgeLoss')]
+    expected = SumMaskLoss(losses)(*inputs).item()
+    assert SumMaskLoss([dict(type='SumMaskLoss', losses=losses)])(*inputs).item() == pytest.approx(expected)
+    losses = [CROSS_ENTROPY, dict(type='EdgeLoss', reduction='none')]
+    assert SumMaskLoss(losses)(*inputs).item() == pytest.approx(expected)
+
+
 def test_no_instance():
     pred = torch.zeros(0, 4, 14, 14, requires_grad=True)
     loss = SumMaskLoss([CROSS_ENTROPY, dict(type='DiceLoss')])

@@ -153,6 +153,12 @@ def test_hybrid_task_cascade():
     assert {k for k in losses if 'edge' in k} == {f's{i}.loss_edge' for i in range(3)}
 
 
+def test_options_without_a_type():
+    # What `--cfg-options model.roi_head.mask_head.loss_edge.loss_weight=3` gives: our configs state no loss_edge.
+    head = EdgeAgreementMaskHead(loss_edge=dict(loss_weight=3), **SMALL)
+    assert type(head.loss_edge) is EdgeLoss and head.loss_edge.loss_weight == 3
+
+
 def test_default_config_is_not_shared():
     first, second = EdgeAgreementMaskHead(**SMALL), EdgeAgreementMaskHead(**SMALL)
     assert first.loss_edge is not second.loss_edge
