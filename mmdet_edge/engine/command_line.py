@@ -158,8 +158,8 @@ def check_amp(cfg: Config) -> None:
     """
     if cfg.optim_wrapper.type == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise stop(
-            f"mixed precision needs a GPU, and torch {torch.__version__} sees none: leave out --amp, or use the config's "
-            'twin without amp'
+            f'mixed precision needs a GPU, and torch {torch.__version__} sees none: leave out --amp, or use the '
+            'config without amp'
         )
 
 
