@@ -5,6 +5,8 @@ Importing the package registers its modules in MMDetection's registries; in a co
 """
 
 from .compat import allow_mmengine_checkpoints
+from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook
+from .evaluation import CocoBoundaryMetric
 from .models import (
     EdgeAgreementHTCMaskHead,
     EdgeAgreementMaskHead,
@@ -19,10 +21,13 @@ from .version import __version__
 allow_mmengine_checkpoints()
 
 __all__ = [
+    'CocoBoundaryMetric',
     'EdgeAgreementHTCMaskHead',
     'EdgeAgreementMaskHead',
     'EdgeLoss',
+    'EdgeVisualizationHook',
     'EdgeWeightedCrossEntropyLoss',
+    'MaskBranchEvalHook',
     'SumMaskLoss',
     '__version__',
     'edge_loss',

@@ -3,4 +3,6 @@ _base_ = [
     '../_base_/datasets/shapes_instance.py',
     '../_base_/schedules/schedule_300i.py',
 ]
+custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)
 model = dict(roi_head=dict(bbox_head=dict(num_classes=6), mask_head=dict(num_classes=6)))
+custom_hooks = [dict(type='MaskBranchEvalHook')]

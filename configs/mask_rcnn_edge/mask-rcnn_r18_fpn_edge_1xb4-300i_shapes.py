@@ -1,3 +1,2 @@
 _base_ = './mask-rcnn_r18_fpn_1xb4-300i_shapes.py'
-custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)
 model = dict(roi_head=dict(mask_head=dict(type='EdgeAgreementMaskHead')))

@@ -40,6 +40,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config: key=value, nested as a.b.c=value, lists as key="[a,b]". data_root=DIR '
         'moves every data set and annotation file that lies below the data_root of the config',
     )
+    parser.add_argument('--boundary', action='store_true', help='evaluate boundary AP beside mask AP')
     parser.add_argument('--check', action='store_true', help='check config, data and weights, and start nothing')
     parser.add_argument(
         '--launcher',
@@ -80,6 +81,8 @@ def load_config(args: argparse.Namespace) -> Config:
     if 'data_root' in options and 'data_root' in cfg:
         move_data_root(cfg, cfg.data_root, str(options.pop('data_root')))
     cfg.merge_from_dict(options)
+    if args.boundary:
+        use_boundary_metric(cfg)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -117,6 +120,33 @@ def move_data_root(cfg: Config, old: str, new: str) -> None:
 
     for key in cfg:
         cfg[key] = moved(cfg[key])
+
+
+def use_boundary_metric(cfg: Config) -> None:
+    """Let the evaluators that measure mask AP measure boundary AP too.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Raises:
+        SystemExit: If no evaluator measures mask AP with ``CocoMetric``.
+    """
+    changed = False
+    for split in ('val', 'test'):
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            metrics = evaluator.get('metric', 'bbox')
+            metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+            if evaluator.type in ('CocoMetric', 'CocoBoundaryMetric') and 'segm' in metrics:
+                evaluator.type = 'CocoBoundaryMetric'
+                evaluator.metric = [*metrics, *({'boundary'} - set(metrics))]
+                changed = True
+    if not changed:
+        raise stop("--boundary: the config has no evaluator of type CocoMetric with metric 'segm'")
+    # For whoever runs the config that is written to the work dir.
+    imports = cfg.get('custom_imports', {}).get('imports', [])
+    if 'mmdet_edge' not in imports:
+        cfg.custom_imports = dict(imports=[*imports, 'mmdet_edge'], allow_failed_imports=False)
 
 
 def distribute_on_cpu(cfg: Config) -> None:

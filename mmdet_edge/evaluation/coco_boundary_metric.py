@@ -246,14 +246,13 @@ class CocoBoundaryMetric(CocoMetric):
             if iou_type == 'boundary':
                 return BoundaryCOCOeval(self._coco_api, coco_dt, self.boundary_dilation_ratio)
             return COCOeval(self._coco_api, coco_dt, iou_type)
-        from faster_coco_eval import COCO as FasterCOCO
-        from faster_coco_eval import COCOeval_faster
+        import faster_coco_eval
 
         # The evaluation adds keys to the annotations: let them not be CocoMetric's own.
         dataset = self._coco_api.dataset
         copies = dict(dataset, annotations=[dict(a) for a in dataset.get('annotations', [])])
-        coco_gt = FasterCOCO(copies)
-        return COCOeval_faster(
+        coco_gt = faster_coco_eval.COCO(copies)
+        return faster_coco_eval.COCOeval_faster(
             coco_gt,
             coco_gt.loadRes(detections),
             iou_type,
@@ -313,8 +312,8 @@ class CocoBoundaryMetric(CocoMetric):
                 ratios.append(min(annotation['bbox'][2:]) / 2 / np.hypot(image['height'], image['width']))
         small = float(np.mean(np.array(ratios) <= self.boundary_dilation_ratio)) if ratios else 0.0
         if small > 0.5:
+            ratio, advice = self.boundary_dilation_ratio, np.quantile(ratios, 0.25) / 2
             logger.warning(
-                f'{small:.0%} of the objects are no wider than twice the boundary band ({self.boundary_dilation_ratio:g} '
-                'of the image diagonal): their boundary AP is their mask AP. For this data '
-                f'boundary_dilation_ratio={np.quantile(ratios, 0.25) / 2:.1g} would tell them apart'
+                f'{small:.0%} of the objects are no wider than twice the boundary band (ratio {ratio:g} of the image '
+                f'diagonal): their boundary AP is their mask AP; boundary_dilation_ratio={advice:.1g} would suit this data'
             )

@@ -2,8 +2,10 @@ import argparse
 
 import pytest
 from mmengine.config import Config
+from mmengine.runner import Runner
+from mmengine.utils import get_installed_path
 
-from mmdet_edge import get_config_path
+from mmdet_edge import CocoBoundaryMetric, get_config_path
 from mmdet_edge.engine import command_line
 
 NUCLEI = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py')
@@ -11,7 +13,7 @@ COCO = get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py')
 
 
 def arguments(config, **options):
-    defaults = dict(work_dir=None, cfg_options=None, launcher='none', local_rank=0)
+    defaults = dict(work_dir=None, cfg_options=None, launcher='none', local_rank=0, boundary=False)
     return argparse.Namespace(config=config, **{**defaults, **options})
 
 
@@ -47,6 +49,20 @@ def test_data_root_is_a_folder_not_a_prefix():
     assert cfg.to_dict() == dict(data_root='there/', a='there/x.json', b='data/coco_other/x.json', c=['there'], d=1)
     with pytest.raises(SystemExit, match='no data_root to replace'):
         command_line.move_data_root(Config(dict(data_root='', type='MaskRCNN')), '', 'there')
+
+
+def test_boundary_metric_for_any_config():
+    baseline = get_installed_path('mmdet') + '/.mim/configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+    for config in (baseline, COCO):
+        cfg = command_line.load_config(arguments(config, boundary=True))
+        for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+            assert (evaluator.type, evaluator.metric) == ('CocoBoundaryMetric', ['bbox', 'segm', 'boundary'])
+        assert cfg.custom_imports.imports == ['mmdet_edge']
+        assert isinstance(
+            Runner.build_evaluator(None, dict(cfg.val_evaluator, ann_file=None)).metrics[0], CocoBoundaryMetric
+        )
+    with pytest.raises(SystemExit, match='--boundary: the config has no evaluator'):
+        command_line.use_boundary_metric(Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox'))))
 
 
 def test_missing_base(tmp_path):

@@ -244,7 +244,7 @@ def test_warns_if_most_objects_are(tmp_path, monkeypatch):
     assert not warnings
     evaluate(scene, samples, boundary_dilation_ratio=0.2)
     (line,) = warnings
-    assert 'of the objects are no wider than twice the boundary band (0.2' in line
+    assert 'of the objects are no wider than twice the boundary band (ratio 0.2' in line
     evaluate(scene, samples, metric=['segm'], boundary_dilation_ratio=0.2)
     assert len(warnings) == 1
 

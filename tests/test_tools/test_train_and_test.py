@@ -19,6 +19,7 @@ BASELINE = CONFIGS / 'mask-rcnn_r18_fpn_1xb4-300i_shapes.py'
 EDGE = CONFIGS / 'mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
 
 
+EVAL_MASK_BRANCH = ROOT / 'tools' / 'analysis_tools' / 'eval_mask_branch.py'
 # Half of auto_scale_lr.base_batch_size.
 BATCH_OF_2 = {'train_dataloader.batch_size': 2}
 
@@ -61,7 +62,7 @@ def test_training_logs_the_edge_loss(trained):
         assert step['loss'] == pytest.approx(parts, rel=1e-5)
     # Warm-up starts at a hundredth of 0.02, and the batch is half of what that is for.
     assert steps[0]['lr'] == pytest.approx(0.02 / 100 / 2)
-    assert 'coco/segm_mAP' in scalars(work_dir)[-1]
+    assert {'coco/segm_mAP', 'coco/boundary_mAP', 'mask_branch/mIoU'} <= set(scalars(work_dir)[-1])
 
 
 def test_resume(trained, shapes, tmp_path):
@@ -87,6 +88,15 @@ def test_checkpoint_is_plain_mask_rcnns(trained, shapes):
     assert len(results[0]) > 0
     for key in ('bboxes', 'scores', 'labels', 'masks'):
         assert torch.equal(results[0][key], results[1][key])
+
+
+def test_mask_branch_is_what_the_hook_saw(trained, shapes, tmp_path):
+    out = tmp_path / 'values.json'
+    run_python(EVAL_MASK_BRANCH, EDGE, trained[1] / 'iter_2.pth', '--out', out, *options(shapes, 2))
+    values = json.loads(out.read_text())
+    assert values['num_instances'] > 4 and 0 < values['mIoU'] < 1
+    logged = scalars(trained[1])[-1]
+    assert {k: logged[f'mask_branch/{k}'] for k in values} == pytest.approx(values, rel=1e-6)
 
 
 def test_test_writes_metrics_predictions_and_images(trained, shapes, tmp_path):
@@ -151,6 +161,13 @@ def test_two_processes_one_without_objects(half_empty, tmp_path):
     )  # fmt: skip
     run_python('test.py', *arguments, '--work-dir', tmp_path / 'one', *options(half_empty, 3))
     assert metrics(tmp_path / 'two') == metrics(tmp_path / 'one')
+    assert 'coco/boundary_mAP' in metrics(tmp_path / 'one')
+
+    launch = ('torchrun', '--nproc_per_node=2', f'--master_port={free_port()}', EVAL_MASK_BRANCH, *arguments)
+    run(*launch, '--launcher', 'pytorch', '--out', tmp_path / 'two.json', *options(half_empty, 3))
+    run_python(EVAL_MASK_BRANCH, *arguments, '--out', tmp_path / 'one.json', *options(half_empty, 3))
+    two, one = (json.loads((tmp_path / f'{n}.json').read_text()) for n in ('two', 'one'))
+    assert two == pytest.approx(one, rel=1e-6)
 
 
 @pytest.mark.parametrize(

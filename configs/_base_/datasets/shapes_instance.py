@@ -50,5 +50,10 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'val.json', metric=['bbox', 'segm'], format_only=False)
+val_evaluator = dict(
+    type='CocoBoundaryMetric',
+    ann_file=data_root + 'val.json',
+    metric=['bbox', 'segm', 'boundary'],
+    format_only=False,
+)
 test_evaluator = val_evaluator

@@ -1,0 +1,6 @@
+"""Hooks of a training."""
+
+from .edge_visualization_hook import EdgeVisualizationHook
+from .mask_branch_eval_hook import MaskBranchEvalHook
+
+__all__ = ['EdgeVisualizationHook', 'MaskBranchEvalHook']

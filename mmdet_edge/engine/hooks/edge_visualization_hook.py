@@ -1,0 +1,364 @@
+"""Pictures of what the mask head and the edge loss see, during training.
+
+Shape letters: k RoIs drawn, N positive RoIs, C channels of the mask head (classes, or 1 if class-agnostic), H and W
+mask height and width.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from mmcv.ops import roi_align
+from mmdet.models.task_modules.samplers import SamplingResult
+from mmdet.registry import HOOKS
+from mmdet.structures.bbox import bbox2roi
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.hooks.hook import DATA_BATCH
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ...models.losses.edge_filters import filter_masks, get_edge_kernels
+from ...models.losses.edge_loss import EdgeLoss
+
+CROP_SIZE = 112
+"""Height and width of the image crops, in pixels."""
+
+
+@dataclass
+class RoISamples:
+    """The RoIs that are drawn, on the CPU.
+
+    Attributes:
+        crops (Tensor): The image inside each RoI, stretched to a square, (k, CROP_SIZE, CROP_SIZE, 3), RGB, uint8.
+        labels (Tensor): Class of each RoI, (k,).
+        targets (Tensor): Target masks, (k, H, W), float32.
+        probs (Tensor): Predicted probabilities of that class, (k, H, W), float32.
+    """
+
+    crops: Tensor
+    labels: Tensor
+    targets: Tensor
+    probs: Tensor
+
+
+def choose_rois(sampling_results: list[SamplingResult], num_rois: int) -> list[int]:
+    """Choose RoIs without chance: no object twice before each has had one, in turns over the images.
+
+    Args:
+        sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
+        num_rois (int): How many, at most.
+
+    Returns:
+        list[int]: Indices into the positive RoIs of all images.
+    """
+    keys = []
+    for image, sampled in enumerate(sampling_results):
+        seen: Counter = Counter()
+        ranks: Counter = Counter()
+        for ground_truth in sampled.pos_assigned_gt_inds.tolist():
+            turn = seen[ground_truth]
+            keys.append((turn, ranks[turn], image))
+            seen[ground_truth] += 1
+            ranks[turn] += 1
+    return sorted(range(len(keys)), key=keys.__getitem__)[:num_rois]
+
+
+def restore_colours(images: Tensor, preprocessor: nn.Module) -> Tensor:
+    """Undo the normalisation of images.
+
+    Args:
+        images (Tensor): Images as the network gets them, or parts of them, (B, 3, height, width).
+        preprocessor (nn.Module): The data preprocessor that made them. Without channel conversion the images are taken
+            for BGR, as mmdet loads them.
+
+    Returns:
+        Tensor: RGB in 0 to 255, same shape, float32.
+    """
+    images = images.float()
+    if getattr(preprocessor, '_enable_normalize', False):
+        images = images * preprocessor.std + preprocessor.mean
+    if images.shape[1] == 3 and not getattr(preprocessor, '_channel_conversion', False):
+        images = images.flip(1)
+    return images.expand(-1, 3, -1, -1).clamp(0, 255)
+
+
+@torch.no_grad()
+def sample_rois(
+    inputs: Tensor,
+    preprocessor: nn.Module,
+    mask_preds: Tensor,
+    mask_targets: Tensor,
+    sampling_results: list[SamplingResult],
+    num_rois: int,
+) -> Optional[RoISamples]:
+    """Copy what is drawn to the CPU.
+
+    Args:
+        inputs (Tensor): Batch of images as the network gets them, (B, 3, height, width).
+        preprocessor (nn.Module): The data preprocessor that made them.
+        mask_preds (Tensor): Logits, (N, C, H, W).
+        mask_targets (Tensor): Target masks, (N, H, W).
+        sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
+        num_rois (int): How many, at most.
+
+    Returns:
+        RoISamples, optional: None if there is no positive RoI.
+    """
+    chosen = choose_rois(sampling_results, num_rois)
+    if not chosen:
+        return None
+    labels = torch.cat([sampled.pos_gt_labels for sampled in sampling_results])[chosen]
+    rois = bbox2roi([sampled.pos_priors for sampled in sampling_results])[chosen]
+    crops = restore_colours(roi_align(inputs.float(), rois.float(), CROP_SIZE), preprocessor)
+    channels = torch.zeros_like(labels) if mask_preds.shape[1] == 1 else labels
+    logits = mask_preds[chosen][torch.arange(len(chosen), device=channels.device), channels]
+    return RoISamples(
+        crops=crops.round().byte().permute(0, 2, 3, 1).cpu(),
+        labels=labels.cpu(),
+        targets=mask_targets[chosen].float().cpu(),
+        probs=logits.float().sigmoid().cpu(),
+    )
+
+
+def edge_maps(
+    probs: Tensor, targets: Tensor, filters: Sequence[str] = ('sobel',), padding_mode: str = 'zeros'
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the edges of targets and predictions, and the residual between them.
+
+    An edge map is the root of the sum of squares over the kernels, without smoothing. The residual is the same of
+    ``probs - targets`` (its square is what an edge loss with exponent 2 averages), with the sign of the difference of
+    the two edge maps: positive where the prediction's edge is the stronger one.
+
+    Args:
+        probs (Tensor): Predicted probabilities, (k, H, W), floating.
+        targets (Tensor): Target masks, (k, H, W), dtype of ``probs``.
+        filters (Sequence[str]): Names of the edge filters. Defaults to ('sobel',).
+        padding_mode (str): What lies beyond the mask's border. Defaults to 'zeros'.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: Edges of the targets, edges of the predictions and residual, each (k, H, W).
+    """
+    kernels = get_edge_kernels(filters)
+    target_edges, prob_edges, residuals = (
+        filter_masks(masks, kernels, padding_mode).square().sum(1).sqrt() for masks in (targets, probs, probs - targets)
+    )
+    return target_edges, prob_edges, residuals * (prob_edges - target_edges).sign()
+
+
+def draw_rois(
+    samples: RoISamples,
+    classes: Optional[Sequence[str]] = None,
+    filters: Sequence[str] = ('sobel',),
+    padding_mode: str = 'zeros',
+    title: str = '',
+) -> np.ndarray:
+    """Draw one row per RoI: crop, target, prediction, their edges, and the residual of the edges.
+
+    The edges are those of :func:`edge_maps`; all edge maps of a picture share one scale.
+
+    Args:
+        samples (RoISamples): The RoIs.
+        classes (Sequence[str], optional): Class names. Defaults to None: classes are numbered.
+        filters (Sequence[str]): Names of the edge filters. Defaults to ('sobel',).
+        padding_mode (str): What lies beyond the mask's border. Defaults to 'zeros'.
+        title (str): Heading of the picture. Defaults to ''.
+
+    Returns:
+        np.ndarray: The picture, (height, width, 3), RGB, uint8.
+    """
+    target_edges, prob_edges, residuals = edge_maps(samples.probs, samples.targets, filters, padding_mode)
+    limit = max(target_edges.max().item(), 1e-6)
+
+    name = ' + '.join(filters)
+    mask_style = dict(cmap='gray', vmin=0, vmax=1)
+    edge_style = dict(cmap='magma', vmin=0, vmax=limit)
+    columns: list[tuple[str, Tensor, dict]] = [
+        ('input', samples.crops, {}),
+        ('target mask', samples.targets, mask_style),
+        ('predicted\nprobability', samples.probs, mask_style),
+        (f'target edges\n({name})', target_edges, edge_style),
+        (f'predicted edges\n({name})', prob_edges, edge_style),
+        (
+            'residual of the edges\nred: too strong\nblue: too weak',
+            residuals,
+            dict(cmap='RdBu_r', vmin=-limit, vmax=limit),
+        ),
+    ]
+    rows = len(samples.labels)
+    figure = Figure(figsize=(1.1 + 1.85 * len(columns), 1.1 + 1.75 * rows), dpi=100, layout='constrained')
+    canvas = FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, len(columns), squeeze=False)
+    for row, (label, target, prob) in enumerate(zip(samples.labels.tolist(), samples.targets, samples.probs)):
+        truth, found = target >= 0.5, prob >= 0.5
+        iou = (truth & found).sum().item() / max((truth | found).sum().item(), 1)
+        class_name = classes[label] if classes is not None and label < len(classes) else f'class {label}'
+        for axes, (heading, maps, style) in zip(grid[row], columns):
+            axes.imshow(maps[row].numpy(), interpolation='nearest', **style)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if row == 0:
+                axes.set_title(heading, fontsize=10)
+        grid[row, 0].set_ylabel(
+            f'{class_name}\nmask IoU {iou:.2f}', fontsize=11, rotation=0, ha='right', va='center', labelpad=8
+        )
+    figure.suptitle(title, fontsize=12)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@HOOKS.register_module()
+class EdgeVisualizationHook(Hook):
+    """Draws positive RoIs of the current batch: input, target, prediction, their edges and the residual.
+
+    At the first iteration of a training and then every ``interval`` iterations; where a batch has no positive RoI, the
+    next one is drawn. The pictures go to every backend of the runner's visualizer: image files with
+    ``LocalVisBackend`` (``vis_data/vis_image/edges_STEP.png`` below the work dir), TensorBoard with
+    ``TensorboardVisBackend``.
+
+    Works with mask heads like ``FCNMaskHead``, with an edge loss (whose filters it draws) or without (Sobel), class
+    by class or class-agnostic; of several stages (Cascade, HTC) the last one is drawn. It changes nothing about the
+    training, and only the first process of a distributed job draws.
+
+    Args:
+        interval (int): Training iterations between pictures, at least 1. Defaults to 500.
+        num_rois (int): RoIs per picture, at least 1. Defaults to 4.
+
+    Raises:
+        TypeError: If an option is not an integer.
+        ValueError: If an option is below 1; at the start of a training, if the model has no such mask head.
+
+    Note:
+        See :func:`edge_maps` for what exactly the edges and their residual are. The RoIs are taken from the training itself, boxes of
+        the ground truth among them; each is stretched to the square that the mask head sees.
+
+    Example:
+        In a config::
+
+            custom_hooks = [dict(type='EdgeVisualizationHook', interval=100)]
+    """
+
+    def __init__(self, interval: int = 500, num_rois: int = 4) -> None:
+        for option, value in (('interval', interval), ('num_rois', num_rois)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f'EdgeVisualizationHook: {option} must be an integer, got {value!r}')
+            if value < 1:
+                raise ValueError(f'EdgeVisualizationHook: {option} must be at least 1, got {value}')
+        self.interval = interval
+        self.num_rois = num_rois
+        self._due = False
+        self._samples: Optional[RoISamples] = None
+        self._undo: list[Callable[[], Any]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the model, and have the first iteration drawn.
+
+        Args:
+            runner (:obj:`Runner`): The runner.
+
+        Raises:
+            ValueError: If the model has no mask head to draw.
+        """
+        self._find_mask_head(self._detector(runner))
+        self._due = True
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
+        """Listen to the mask head, if this iteration is to be drawn.
+
+        Args:
+            runner (:obj:`Runner`): The runner.
+            batch_idx (int): Not used.
+            data_batch (dict, optional): Not used.
+        """
+        self._stop_listening()
+        self._samples = None
+        self._due = self._due or self.every_n_train_iters(runner, self.interval)
+        if self._due and is_main_process():
+            self._listen(self._detector(runner))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: Optional[dict] = None
+    ) -> None:
+        """Draw what was heard.
+
+        Args:
+            runner (:obj:`Runner`): The runner.
+            batch_idx (int): Not used.
+            data_batch (dict, optional): Not used.
+            outputs (dict, optional): Not used.
+        """
+        self._stop_listening()
+        if self._samples is None:
+            return
+        samples, self._samples, self._due = self._samples, None, False
+        step = runner.iter + 1
+        head = self._find_mask_head(self._detector(runner))
+        edge_loss = next((module for module in head.modules() if isinstance(module, EdgeLoss)), EdgeLoss())
+        picture = draw_rois(
+            samples,
+            classes=runner.train_dataloader.dataset.metainfo.get('classes'),
+            filters=edge_loss.filters,
+            padding_mode=edge_loss.padding_mode,
+            title=f'step {step}: positive RoIs of the mask head',
+        )
+        runner.visualizer.add_image('edges', picture, step)
+
+    def _listen(self, detector: nn.Module) -> None:
+        """Have the next forward pass of the detector copied; the detector is as before when that ends, or fails."""
+        head = self._find_mask_head(detector)
+
+        def wrap(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            inputs = kwargs['inputs'] if 'inputs' in kwargs else args[0]
+            # An instance attribute hides the method of the class.
+            hidden = vars(head).get('loss_and_target')
+            original = head.loss_and_target
+
+            def loss_and_target(mask_preds: Tensor, sampling_results: list, *args: Any, **kwargs: Any) -> dict:
+                results = original(mask_preds, sampling_results, *args, **kwargs)
+                self._samples = sample_rois(
+                    inputs,
+                    detector.data_preprocessor,
+                    mask_preds,
+                    results['mask_targets'],
+                    sampling_results,
+                    self.num_rois,
+                )
+                return results
+
+            def unwrap() -> None:
+                del vars(head)['loss_and_target']
+                if hidden is not None:
+                    vars(head)['loss_and_target'] = hidden
+
+            vars(head)['loss_and_target'] = loss_and_target
+            self._undo.append(unwrap)
+
+        self._undo = [
+            detector.register_forward_pre_hook(wrap, with_kwargs=True).remove,
+            detector.register_forward_hook(lambda *_: self._stop_listening(), always_call=True).remove,
+        ]
+
+    def _stop_listening(self) -> None:
+        undo, self._undo = self._undo, []
+        for action in undo:
+            action()
+
+    def _detector(self, runner: Runner) -> nn.Module:
+        return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+    def _find_mask_head(self, detector: nn.Module) -> nn.Module:
+        head = getattr(getattr(detector, 'roi_head', None), 'mask_head', None)
+        if isinstance(head, nn.ModuleList):
+            head = head[-1]
+        if not hasattr(head, 'loss_and_target'):
+            raise ValueError(
+                'EdgeVisualizationHook: the model must have a RoI head with a mask head that has loss_and_target, as '
+                f"Mask R-CNN has; got {type(detector).__name__}. Take the hook out of the config's custom_hooks"
+            )
+        return head

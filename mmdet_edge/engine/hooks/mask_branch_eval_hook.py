@@ -1,0 +1,38 @@
+"""Evaluates the mask branch during training."""
+
+from typing import Optional
+
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmdet_edge.evaluation.mask_branch import evaluate_mask_branch
+
+
+@HOOKS.register_module()
+class MaskBranchEvalHook(Hook):
+    """After each validation, evaluates the mask branch with ground-truth boxes as RoIs.
+
+    Adds 'mask_branch/mIoU', 'mask_branch/boundary_IoU_1px', ... (see
+    :func:`mmdet_edge.evaluation.evaluate_mask_branch`) to the metrics of the validation: they are logged with them, and
+    ``CheckpointHook(save_best='mask_branch/mIoU')`` finds them.
+
+    Example:
+        In a config::
+
+            custom_hooks = [dict(type='MaskBranchEvalHook')]
+    """
+
+    # Before the hooks that log and that save the best checkpoint.
+    priority = 'NORMAL'
+
+    def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
+        """Evaluate, and add the values to ``metrics`` and to the log."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        loader = runner.val_dataloader
+        values = evaluate_mask_branch(model, loader, len(loader.dataset))
+        for name, value in values.items():
+            runner.message_hub.update_scalar(f'val/mask_branch/{name}', value)
+            if metrics is not None:
+                metrics[f'mask_branch/{name}'] = value

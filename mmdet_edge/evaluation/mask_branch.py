@@ -1,0 +1,225 @@
+"""The quality of the mask branch alone: ground-truth boxes and labels as RoIs.
+
+A mask AP mixes the boxes' quality with the masks'. With the true boxes given, what remains is the mask branch, and
+the noise of short trainings falls by an order of magnitude: the instrument for comparing mask losses.
+
+Shape letters: K instances of an image, C channels of the mask head, h and w size of its masks, H and W of the image.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmdet.models.detectors import BaseDetector
+from mmengine.dist import broadcast_object_list, collect_results
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from .coco_boundary_metric import mask_boundary
+
+IOU_THRESHOLDS = (0.5, 0.75, 0.85)
+"""Shares of instances with a better IoU are reported."""
+
+BOUNDARY_WIDTHS = (1, 2)
+"""Widths of the boundary band in pixels, of the head's mask and of the image."""
+
+
+@contextmanager
+def ground_truth_boxes(roi_head: Any, boxes: list[InstanceData]) -> Iterator[list]:
+    """Let a RoI head take given boxes for those that its box branch predicts.
+
+    Everything else is the head's own way of predicting masks, so that it works for standard, cascade and HTC heads.
+
+    Args:
+        roi_head (nn.Module): RoI head of a two-stage detector, with a mask branch.
+        boxes (list[:obj:`InstanceData`]): ``bboxes``, ``labels`` and ``scores`` of each image.
+
+    Yields:
+        list: Receives what the mask head is handed to predict from: (mask predictions per image, whether they are
+        probabilities already).
+    """
+    heads = roi_head.mask_head
+    head = heads[-1] if isinstance(heads, torch.nn.ModuleList) else heads
+    predict_by_feat, captured = head.predict_by_feat, []
+
+    def capture(mask_preds: Any, *args: Any, activate_map: bool = False, **kwargs: Any) -> Any:
+        captured.append((mask_preds, activate_map))
+        return predict_by_feat(mask_preds, *args, activate_map=activate_map, **kwargs)
+
+    # Attributes of the instances, which hide the methods of the classes.
+    roi_head.predict_bbox = lambda *args, **kwargs: boxes
+    head.predict_by_feat = capture
+    try:
+        yield captured
+    finally:
+        del roi_head.predict_bbox, head.predict_by_feat
+
+
+def boundary_iou(first: np.ndarray, second: np.ndarray, width: int) -> float:
+    """Return the IoU of the boundary bands of two masks, 1 if both are empty.
+
+    Args:
+        first (np.ndarray): Binary mask, (H, W), uint8.
+        second (np.ndarray): Binary mask, (H, W), uint8.
+        width (int): Width of the bands in pixels.
+
+    Returns:
+        float: In [0, 1].
+    """
+    bands = mask_boundary(first, width), mask_boundary(second, width)
+    union = np.count_nonzero(bands[0] | bands[1])
+    return np.count_nonzero(bands[0] & bands[1]) / union if union else 1.0
+
+
+def _crop_to_both(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cut two masks of an image to where either is, with a margin of zeros, so that the image border is an edge too."""
+    rows, columns = (np.flatnonzero((first | second).any(axis)) for axis in (1, 0))
+    if len(rows) == 0:
+        return first[:0, :0], second[:0, :0]
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return np.pad(first[box], 1), np.pad(second[box], 1)
+
+
+def _score(prob: Tensor, target: Tensor, pasted: np.ndarray, truth: np.ndarray, threshold: float) -> dict[str, float]:
+    """Return the measures of one instance.
+
+    Args:
+        prob (Tensor): Predicted probabilities, (h, w).
+        target (Tensor): Target of the mask head, (h, w), 0 or 1.
+        pasted (np.ndarray): Predicted mask in the image, (H, W), uint8.
+        truth (np.ndarray): True mask in the image, (H, W), uint8.
+        threshold (float): Of the probability.
+
+    Returns:
+        dict[str, float]: Measure -> value.
+    """
+    mask, goal = (prob >= threshold).numpy().astype(np.uint8), target.numpy().astype(np.uint8)
+    union = np.count_nonzero(mask | goal)
+    iou = np.count_nonzero(mask & goal) / union if union else 1.0
+    scores = {'mIoU': iou, **{f'IoU_{round(100 * t)}': float(iou > t) for t in IOU_THRESHOLDS}}
+    for width in BOUNDARY_WIDTHS:
+        scores[f'boundary_IoU_{width}px'] = boundary_iou(mask, goal, width)
+    crops = _crop_to_both(pasted, truth)
+    for width in BOUNDARY_WIDTHS:
+        scores[f'image_boundary_IoU_{width}px'] = boundary_iou(*crops, width)
+    scores['BCE'] = F.binary_cross_entropy(prob, target).item()
+    return scores
+
+
+def _score_image(prob: Tensor, sample: Any, pasted: Tensor, threshold: float) -> list[dict[str, float]]:
+    """Return the measures of all instances of an image; ``prob`` is (K, h, w), ``pasted`` (K, H, W)."""
+    truth = sample.gt_instances
+    if len(truth.labels) == 0:
+        return []
+    boxes = truth.bboxes.tensor if hasattr(truth.bboxes, 'tensor') else truth.bboxes
+    targets = truth.masks.crop_and_resize(
+        boxes.cpu().numpy(), prob.shape[-2:], np.arange(len(boxes)), device='cpu', binarize=True
+    ).to_tensor(torch.float32, 'cpu')
+    masks = truth.masks.to_ndarray().astype(np.uint8)
+    return [
+        _score(p, target, image_mask, mask, threshold)
+        for p, target, image_mask, mask in zip(prob, targets, pasted.cpu().numpy().astype(np.uint8), masks)
+    ]
+
+
+@torch.no_grad()
+def score_batch(model: BaseDetector, batch: dict) -> list[list[dict[str, float]]]:
+    """Return the measures of each instance of each image of a batch.
+
+    Args:
+        model (BaseDetector): Two-stage detector with an FCN-like mask head, in evaluation mode.
+        batch (dict): What the data loader gives; its samples must have ``gt_instances`` with masks.
+
+    Returns:
+        list[list[dict[str, float]]]: One list per image, one dict per instance.
+
+    Raises:
+        ValueError: If the samples have no masks.
+    """
+    data = model.data_preprocessor(batch, False)
+    samples = data['data_samples']
+    if 'masks' not in samples[0].get('gt_instances', {}):
+        raise ValueError(
+            'the mask branch is evaluated with ground-truth boxes and masks, and the data samples have none: the '
+            "pipeline needs dict(type='LoadAnnotations', with_bbox=True, with_mask=True)"
+        )
+    boxes, in_original_size = [], []
+    for sample in samples:
+        truth = sample.gt_instances
+        height, width = truth.masks.height, truth.masks.width
+        # Annotations loaded after Resize, as in mmdet's test pipelines, have the size of the original image.
+        scale = sample.img_shape[1] / width, sample.img_shape[0] / height
+        in_original_size.append((height, width) == tuple(sample.ori_shape[:2]))
+        tensor = truth.bboxes.tensor if hasattr(truth.bboxes, 'tensor') else truth.bboxes
+        boxes.append(
+            InstanceData(
+                bboxes=tensor * tensor.new_tensor([*scale, *scale]),
+                labels=truth.labels,
+                scores=tensor.new_ones(len(tensor)),
+            )
+        )
+    features = model.extract_feat(data['inputs'])
+    with ground_truth_boxes(model.roi_head, boxes) as captured:
+        predicted = model.roi_head.predict(features, boxes, samples, rescale=all(in_original_size))
+    threshold = model.roi_head.test_cfg.mask_thr_binary
+    results = []
+    for index, sample in enumerate(samples):
+        labels = sample.gt_instances.labels
+        if len(labels) == 0:
+            results.append([])
+            continue
+        mask_preds, are_probabilities = captured[0]
+        channels = mask_preds[index]
+        chosen = labels if channels.shape[1] > 1 else torch.zeros_like(labels)
+        prob = channels[torch.arange(len(labels), device=channels.device), chosen].float()
+        prob = (prob if are_probabilities else prob.sigmoid()).cpu()
+        results.append(_score_image(prob, sample, predicted[index].masks, threshold))
+    return results
+
+
+def evaluate_mask_branch(model: BaseDetector, dataloader: Iterable, num_images: int) -> dict[str, float]:
+    """Evaluate the mask branch with ground-truth boxes and labels as RoIs.
+
+    Works for any two-stage detector with an FCN-like mask head (Mask R-CNN, Cascade, HTC; with or without edge
+    loss), also distributed: every process evaluates its part of the images.
+
+    Args:
+        model (BaseDetector): The detector, unwrapped.
+        dataloader (Iterable): Batches of the validation set, with annotations.
+        num_images (int): Number of images in the validation set, in all processes together.
+
+    Returns:
+        dict[str, float]: Means over the instances (crowds left out), the same in every process:
+
+            - mIoU: IoU of mask and target at the size of the head's masks;
+            - IoU_50, IoU_75, IoU_85: share of instances with an IoU above 0.5, 0.75, 0.85;
+            - boundary_IoU_1px, boundary_IoU_2px: IoU of the inner boundaries, 1 and 2 pixels wide, at that size;
+            - image_boundary_IoU_1px, image_boundary_IoU_2px: the same after pasting the mask into the image;
+            - BCE: binary cross entropy per pixel, at the size of the head's masks;
+            - num_instances: how many.
+
+    Raises:
+        ValueError: If the model has no mask branch, the samples no masks, or the data set no instance.
+    """
+    if not getattr(model, 'with_mask', False) or not hasattr(model, 'roi_head'):
+        raise ValueError(f'{type(model).__name__} has no RoI head with a mask branch')
+    training = model.training
+    model.eval()
+    try:
+        images = [scores for batch in dataloader for scores in score_batch(model, batch)]
+    finally:
+        model.train(training)
+    gathered = collect_results(images, num_images, 'cpu')
+    means: list = [None]
+    if gathered is not None:
+        instances = [scores for image in gathered for scores in image]
+        if instances:
+            means = [{name: float(np.mean([s[name] for s in instances])) for name in instances[0]}]
+            means[0]['num_instances'] = len(instances)
+    broadcast_object_list(means)
+    if means[0] is None:
+        raise ValueError('the validation set has no instance to evaluate the mask branch with')
+    return means[0]
