@@ -1,6 +1,8 @@
 """tools/analysis_tools/compare_predictions.py, in a process of its own, on untrained models."""
 
 import json
+import runpy
+import sys
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
-from .conftest import CONFIGS, lines_with, run_python
+from .conftest import CONFIGS, ROOT, lines_with, run_python
 
 TOOL = 'analysis_tools/compare_predictions.py'
 BASELINE = CONFIGS / 'mask-rcnn_r18_fpn_1xb4-300i_shapes.py'
@@ -33,14 +35,14 @@ def checkpoints(tmp_path_factory):
     return [folder / 'a.pth', folder / 'b.pth']
 
 
-def compare(shapes, checkpoints, out, *more, configs=(BASELINE, EDGE), code=0):
+def arguments(shapes, checkpoints, out, *more, configs=(BASELINE, EDGE)):
     pairs = [item for pair in zip(configs, checkpoints) for item in pair]
     options = [f'data_root={shapes}', 'model.test_cfg.rcnn.score_thr=0.0', 'model.test_cfg.rpn.max_per_img=100']
-    return run_python(TOOL, *pairs, '--out', out, *more, '--cfg-options', *options, code=code)
+    return [*pairs, '--out', out, *more, '--cfg-options', *options]
 
 
 def test_compares(shapes, checkpoints, tmp_path):
-    output = compare(shapes, checkpoints, tmp_path, '--num-images', '2', '--score-thr', '0')
+    output = run_python(TOOL, *arguments(shapes, checkpoints, tmp_path, '--num-images', '2', '--score-thr', '0'))
     assert lines_with(output, r'mean mask IoU of \d+ objects in 4 images: A 0\.\d{4} \(mask-rcnn_r18_fpn_1xb4-300i')
     index = json.loads((tmp_path / 'index.json').read_text())
     assert index['num_images_compared'] == 4
@@ -58,31 +60,41 @@ def test_compares(shapes, checkpoints, tmp_path):
 
     # Again, fewer: what was there before goes. A model does not differ from itself.
     (tmp_path / 'mine.png').write_bytes(b'')
-    compare(shapes, checkpoints[:1] * 2, tmp_path, '--num-images', '1', configs=(EDGE, EDGE))
+    same = arguments(shapes, checkpoints[:1] * 2, tmp_path, '--num-images', '1', configs=(EDGE, EDGE))
+    run_python(TOOL, *same)
     assert sorted(p.name for p in tmp_path.glob('*.png')) == ['mine.png', 'random_01.png']
     index = json.loads((tmp_path / 'index.json').read_text())
     assert [entry['better'] for entry in index['images']] == [None]
     assert index['a']['name'].startswith(f'{EDGE.stem}, ') and index['a']['name'].endswith('/a.pth')
 
 
-def test_mistakes_are_told_in_one_line(shapes, checkpoints, tmp_path):
+def test_mistakes_are_told_in_one_line(shapes, checkpoints, tmp_path, monkeypatch):
     def error(*args, **options):
-        output = compare(shapes, *args, code=1, **options)
-        assert 'Traceback' not in output
-        return output.splitlines()[-1]
+        command = [TOOL, *arguments(shapes, *args, **options)]
+        monkeypatch.setattr(sys, 'argv', [str(word) for word in command])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / 'tools' / TOOL), run_name='__main__')
+        message = str(stopped.value)
+        assert message.startswith('error: ') and '\n' not in message
+        return message
 
-    missing = [checkpoints[0], checkpoints[1].with_name('c.pth')]
-    assert 'error: checkpoint not found' in error(missing, tmp_path) and 'has a.pth, b.pth' in error(missing, tmp_path)
-    assert error(checkpoints, tmp_path, configs=(EDGE, CONFIGS / 'no.py')).startswith('error: config file not found')
+    message = error([checkpoints[0], checkpoints[1].with_name('c.pth')], tmp_path)
+    assert 'checkpoint not found' in message and 'has a.pth, b.pth' in message
+    assert 'config file not found' in error(checkpoints, tmp_path, configs=(EDGE, CONFIGS / 'no.py'))
     assert '--num-images must be at least 1, got 0' in error(checkpoints, tmp_path, '--num-images', '0')
     assert '--score-thr must be between 0 and 1, got 2' in error(checkpoints, tmp_path, '--score-thr', '2')
     assert '--out must be a folder' in error(checkpoints, checkpoints[0])
+
     other = tmp_path / 'other.py'
     other.write_text(f"_base_ = {str(EDGE)!r}\ntest_dataloader = dict(dataset=dict(metainfo=dict(classes=('x',))))\n")
     assert 'A and B must be models of the same classes' in error(checkpoints, tmp_path, configs=(EDGE, other))
     boxes = tmp_path / 'boxes.py'
-    boxes.write_text(
-        f"_base_ = {str(EDGE)!r}\nmodel = dict(type='FasterRCNN')\n"
-        "model['roi_head'] = dict(mask_head=None, mask_roi_extractor=None)\n"
+    boxes.write_text(f'_base_ = {str(EDGE)!r}\nmodel = dict(roi_head=dict(mask_head=None))\n')
+    assert 'MaskRCNN predicts no masks' in error(checkpoints, tmp_path, configs=(EDGE, boxes))
+    content = json.loads((shapes / 'val.json').read_text())
+    (tmp_path / 'empty.json').write_text(json.dumps({**content, 'annotations': []}))
+    empty = tmp_path / 'empty.py'
+    empty.write_text(
+        f'_base_ = {str(EDGE)!r}\ntest_dataloader = dict(dataset=dict(ann_file={str(tmp_path / "empty.json")!r}))\n'
     )
-    assert 'predicts no masks' in error(checkpoints, tmp_path, configs=(EDGE, boxes))
+    assert "A's test data has no objects to compare with" in error(checkpoints, tmp_path, configs=(empty, EDGE))

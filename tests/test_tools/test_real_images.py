@@ -1,5 +1,13 @@
 """Real images, if MMDET_EDGE_DATA names a folder that has them."""
 
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+from mmengine.logging import MMLogger
+
+from mmdet_edge import CocoBoundaryMetric
+from mmdet_edge.evaluation.coco_boundary_metric import BACKENDS
+
 from .conftest import CONFIGS, metrics, run_python, scalars
 
 # A hardly trained model: draw whatever it finds, so that there is something to evaluate.
@@ -18,15 +26,43 @@ def test_nuclei(real_data, tmp_path):
         'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1',
     )  # fmt: skip
     assert all(line['loss_edge'] > 0 for line in scalars(tmp_path / 'run') if 'loss' in line)
-    run_python(
-        'test.py',
-        config,
-        tmp_path / 'run' / 'iter_2.pth',
-        '--work-dir',
-        tmp_path / 'test',
-        *settings,
-    )
-    assert 'coco/segm_mAP' in metrics(tmp_path / 'test')
+    values = {}
+    for backend in BACKENDS:
+        arguments = ('test.py', config, tmp_path / 'run' / 'iter_2.pth', '--work-dir', tmp_path / backend, *settings)
+        run_python(*arguments, f'test_evaluator.backend={backend}')
+        values[backend] = metrics(tmp_path / backend)
+    assert {'coco/bbox_mAP', 'coco/segm_mAP', 'coco/boundary_mAP'} <= set(values[backend])
+    assert values[BACKENDS[0]] == pytest.approx(values[BACKENDS[1]], abs=1e-9)
+
+
+def test_backends_agree_on_coco(real_data):
+    """Real annotations of 80 classes, crowds among them; predictions are the annotations, moved."""
+    file = str(real_data / 'coco_tiny' / 'annotations' / 'instances_val2017.json')
+    coco = CocoBoundaryMetric(ann_file=file)._coco_api
+    assert any(a['iscrowd'] for a in coco.anns.values())
+    rng = np.random.default_rng(0)
+    detections = []
+    for annotation in coco.anns.values():
+        moved = np.roll(coco.annToMask(annotation), rng.integers(-4, 5, 2), (0, 1))
+        rle = mask_utils.encode(np.asfortranarray(moved))
+        detections.append(
+            dict(
+                image_id=annotation['image_id'],
+                category_id=annotation['category_id'],
+                bbox=mask_utils.toBbox(rle).tolist(),
+                score=float(rng.uniform()),
+                segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
+            )
+        )
+    values = {backend: {} for backend in BACKENDS}
+    for backend in BACKENDS:
+        metric = CocoBoundaryMetric(ann_file=file, backend=backend)
+        metric.cat_ids, metric.img_ids = coco.getCatIds(), coco.getImgIds()
+        logger = MMLogger.get_current_instance()
+        for kind in ('bbox', 'segm', 'boundary'):
+            values[backend].update(metric._evaluate(kind, [dict(d) for d in detections], logger))
+    assert values[BACKENDS[0]] == pytest.approx(values[BACKENDS[1]], abs=1e-9)
+    assert 0.2 < values[BACKENDS[0]]['boundary_mAP'] < values[BACKENDS[0]]['segm_mAP'] < 1
 
 
 def test_the_standard_coco_config(real_data, tmp_path):
