@@ -1,4 +1,4 @@
-"""The demo: train Mask R-CNN without and with the edge head on generated images, and compare them.
+"""The demo: train Mask R-CNN without and with the edge head on generated images, compare them, draw what differs.
 
 Can be interrupted and repeated: it goes on where it was.
 """
@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from rich.console import Console
 from rich.table import Table
 
-from mmdet_edge.analysis import draw_comparison, read_run
+from mmdet_edge.analysis import Run, compare, draw_comparison, read_run, write_report
 from mmdet_edge.datasets import make_shapes_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,21 +39,28 @@ def run_tool(name: str, *args: object) -> None:
         sys.exit(code)
 
 
-def train_and_test(name: str, config: str) -> None:
+def config_path(name: str) -> Path:
+    """Return the config of a setting."""
+    return ROOT / 'configs' / 'mask_rcnn_edge' / f'{CONFIGS[name]}.py'
+
+
+def checkpoint_path(name: str) -> Path:
+    """Return the last checkpoint of a setting."""
+    return WORK / name / f'iter_{STEPS}.pth'
+
+
+def train_and_test(name: str) -> None:
     """Train and test one setting, unless that is done."""
-    path = ROOT / 'configs' / 'mask_rcnn_edge' / f'{config}.py'
-    work_dir = WORK / name
-    checkpoint = work_dir / f'iter_{STEPS}.pth'
-    predictions = work_dir / 'predictions.pkl'
+    config, checkpoint, work_dir = config_path(name), checkpoint_path(name), WORK / name
     if checkpoint.exists():
         say(f'{name}: already trained, {checkpoint.relative_to(ROOT)}')
     else:
-        say(f'{name}: training {STEPS} steps of {config}, a few minutes on 2 cores')
-        run_tool('train.py', path, '--work-dir', work_dir, '--resume')
+        say(f'{name}: training {STEPS} steps of {CONFIGS[name]}, a few minutes on 2 cores')
+        run_tool('train.py', config, '--work-dir', work_dir, '--resume')
     # The metrics are written last.
     if not list(work_dir.glob('test/*/*.json')):
         say(f'{name}: testing')
-        run_tool('test.py', path, checkpoint, '--work-dir', work_dir / 'test', '--out', predictions)
+        run_tool('test.py', config, checkpoint, '--work-dir', work_dir / 'test', '--out', work_dir / 'predictions.pkl')
 
 
 def read_metrics(name: str) -> dict:
@@ -61,39 +68,65 @@ def read_metrics(name: str) -> dict:
     return json.loads(sorted((WORK / name / 'test').glob('*/*.json'))[-1].read_text())
 
 
+def make_summary(runs: dict[str, Run]) -> Table:
+    """Return the table of the final figures."""
+    columns = {
+        'mask AP': 'coco/segm_mAP',
+        'AP75': 'coco/segm_mAP_75',
+        'boundary AP': 'coco/boundary_mAP',
+        'box AP': 'coco/bbox_mAP',
+        'mask IoU*': 'mask_branch/mIoU',
+        'boundary IoU*': 'mask_branch/boundary_IoU_1px',
+    }
+    table = Table(
+        title=f'{STEPS} steps from scratch, one seed: an illustration',
+        caption='* of the mask branch alone: true boxes given, 28x28, boundary of 1 pixel',
+    )
+    for column in ('', *columns, 's/step'):
+        table.add_column(column, justify='right' if column else 'left')
+    for name, run in runs.items():
+        values = {**run.scalars[-1], **read_metrics(name)}
+        seconds = run.curve('time')[1]
+        table.add_row(name, *(f'{values[key]:.3f}' for key in columns.values()), f'{sum(seconds) / len(seconds):.2f}')
+    return table
+
+
+def draw_differences() -> None:
+    """Draw the images in which the two differ most, unless that is done."""
+    out = WORK / 'differences'
+    if not (out / 'index.json').exists():
+        say('drawing where the two differ')
+        models = (arg for name in CONFIGS for arg in (config_path(name), checkpoint_path(name)))
+        run_tool('analysis_tools/compare_predictions.py', *models, '--out', out, '--num-images', 4)
+
+
 def main() -> None:
-    """Make the data, train and test both settings, print the table, draw the figure."""
+    """Make the data, train and test both settings, and show how they differ."""
     start = time.time()
     say(f'data: {DATA.relative_to(ROOT)}')
     try:
         make_shapes_dataset(str(DATA))
     except FileExistsError as error:
         sys.exit(f'error: {error}')
-    for name, config in CONFIGS.items():
-        train_and_test(name, config)
+    for name in CONFIGS:
+        train_and_test(name)
 
     runs = {name: read_run(WORK / name) for name in CONFIGS}
-    table = Table(
-        title=f'{STEPS} steps from scratch, one seed: an illustration',
-        title_justify='left',
-    )
-    for column in ('', 'mask AP', 'mask AP75', 'box AP', 'seconds a step'):
-        table.add_column(column, justify='right' if column else 'left')
-    for name, run in runs.items():
-        metrics = read_metrics(name)
-        seconds = run.curve('time')[1]
-        table.add_row(
-            name,
-            *(f'{metrics[f"coco/{key}"]:.3f}' for key in ('segm_mAP', 'segm_mAP_75', 'bbox_mAP')),
-            f'{sum(seconds) / len(seconds):.2f}',
-        )
-    Console().print(table)
-
-    figure = WORK / 'comparison.png'
+    Console().print(make_summary(runs))
     predictions = {name: pickle.loads((WORK / name / 'predictions.pkl').read_bytes()) for name in CONFIGS}
+    figure = WORK / 'comparison.png'
     draw_comparison(runs, predictions, COCO(DATA / 'val.json'), DATA / 'val', figure)
-    say(f'figure: {figure.relative_to(ROOT)}')
-    say(f'done in {time.time() - start:.0f} s')
+    draw_differences()
+    page = write_report(compare({name: [WORK / name] for name in CONFIGS}, 'baseline'), WORK / 'report', 'make demo')
+    say(f'done in {time.time() - start:.0f} s. What to look at, below {WORK.relative_to(ROOT)}:')
+    for path, what in (
+        (figure, 'predictions of both beside the truth, and curves'),
+        (WORK / 'differences', 'where they differ most: what is missed and what is added'),
+        (WORK / 'edge', 'in */vis_data/vis_image: what the edge loss saw during training'),
+        (page, 'all numbers and curves, and how to read them'),
+    ):
+        say(f'{path.relative_to(WORK)}: {what}')
+    say(f'the page: {page}')
 
 
 if __name__ == '__main__':

@@ -5,4 +5,4 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)
 model = dict(roi_head=dict(bbox_head=dict(num_classes=1), mask_head=dict(num_classes=1)))
-custom_hooks = [dict(type='MaskBranchEvalHook')]
+custom_hooks = [dict(type='MaskBranchEvalHook'), dict(type='EdgeVisualizationHook', interval=100)]

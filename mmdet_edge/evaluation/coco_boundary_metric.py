@@ -84,7 +84,7 @@ class BoundaryCOCOeval(COCOeval):
     def _boundary(self, annotation: dict) -> dict:
         """Return the run-length encoded boundary of an annotation, whose segmentation is run-length encoded."""
         mask = mask_utils.decode(annotation['segmentation'])
-        distance = boundary_width(*mask.shape, self.dilation_ratio)
+        distance = boundary_width(mask.shape[0], mask.shape[1], self.dilation_ratio)
         return mask_utils.encode(np.asfortranarray(mask_boundary(np.ascontiguousarray(mask), distance)))
 
     def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803
@@ -133,6 +133,10 @@ class CocoBoundaryMetric(CocoMetric):
         16 pixels. If more than half of the annotated objects are like that, a warning says so and names a ratio that
         suits the data. Results with different ratios cannot be compared.
     """
+
+    _coco_api: Any
+    cat_ids: Any
+    img_ids: Any
 
     def __init__(
         self,
@@ -315,5 +319,5 @@ class CocoBoundaryMetric(CocoMetric):
             ratio, advice = self.boundary_dilation_ratio, np.quantile(ratios, 0.25) / 2
             logger.warning(
                 f'{small:.0%} of the objects are no wider than twice the boundary band (ratio {ratio:g} of the image '
-                f'diagonal): their boundary AP is their mask AP; boundary_dilation_ratio={advice:.1g} would suit this data'
+                f'diagonal): their boundary AP is their mask AP. {advice:.1g} would suit this data'
             )

@@ -42,8 +42,9 @@ def ground_truth_boxes(roi_head: Any, boxes: list[InstanceData]) -> Iterator[lis
         probabilities already).
     """
     heads = roi_head.mask_head
-    head = heads[-1] if isinstance(heads, torch.nn.ModuleList) else heads
-    predict_by_feat, captured = head.predict_by_feat, []
+    head: Any = heads[-1] if isinstance(heads, torch.nn.ModuleList) else heads
+    predict_by_feat = head.predict_by_feat
+    captured: list[tuple[Any, bool]] = []
 
     def capture(mask_preds: Any, *args: Any, activate_map: bool = False, **kwargs: Any) -> Any:
         captured.append((mask_preds, activate_map))
@@ -165,7 +166,7 @@ def score_batch(model: BaseDetector, batch: dict) -> list[list[dict[str, float]]
     with ground_truth_boxes(model.roi_head, boxes) as captured:
         predicted = model.roi_head.predict(features, boxes, samples, rescale=all(in_original_size))
     threshold = model.roi_head.test_cfg.mask_thr_binary
-    results = []
+    results: list[list[dict[str, float]]] = []
     for index, sample in enumerate(samples):
         labels = sample.gt_instances.labels
         if len(labels) == 0:

@@ -1,8 +1,8 @@
 import argparse
 
 import pytest
+from mmdet.registry import METRICS
 from mmengine.config import Config
-from mmengine.runner import Runner
 from mmengine.utils import get_installed_path
 
 from mmdet_edge import CocoBoundaryMetric, get_config_path
@@ -58,9 +58,7 @@ def test_boundary_metric_for_any_config():
         for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
             assert (evaluator.type, evaluator.metric) == ('CocoBoundaryMetric', ['bbox', 'segm', 'boundary'])
         assert cfg.custom_imports.imports == ['mmdet_edge']
-        assert isinstance(
-            Runner.build_evaluator(None, dict(cfg.val_evaluator, ann_file=None)).metrics[0], CocoBoundaryMetric
-        )
+        assert isinstance(METRICS.build(dict(cfg.val_evaluator, ann_file=None)), CocoBoundaryMetric)
     with pytest.raises(SystemExit, match='--boundary: the config has no evaluator'):
         command_line.use_boundary_metric(Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox'))))
 

@@ -94,7 +94,7 @@ def test_mask_branch_is_what_the_hook_saw(trained, shapes, tmp_path):
     out = tmp_path / 'values.json'
     run_python(EVAL_MASK_BRANCH, EDGE, trained[1] / 'iter_2.pth', '--out', out, *options(shapes, 2))
     values = json.loads(out.read_text())
-    assert values['num_instances'] > 4 and 0 < values['mIoU'] < 1
+    assert values.pop('num_instances') > 4 and 0 < values['mIoU'] < 1
     logged = scalars(trained[1])[-1]
     assert {k: logged[f'mask_branch/{k}'] for k in values} == pytest.approx(values, rel=1e-6)
 

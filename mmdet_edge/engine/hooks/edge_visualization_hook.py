@@ -83,7 +83,7 @@ def restore_colours(images: Tensor, preprocessor: nn.Module) -> Tensor:
     """
     images = images.float()
     if getattr(preprocessor, '_enable_normalize', False):
-        images = images * preprocessor.std + preprocessor.mean
+        images = images * preprocessor.get_buffer('std') + preprocessor.get_buffer('mean')
     if images.shape[1] == 3 and not getattr(preprocessor, '_channel_conversion', False):
         images = images.flip(1)
     return images.expand(-1, 3, -1, -1).clamp(0, 255)
@@ -235,8 +235,8 @@ class EdgeVisualizationHook(Hook):
         ValueError: If an option is below 1; at the start of a training, if the model has no such mask head.
 
     Note:
-        See :func:`edge_maps` for what exactly the edges and their residual are. The RoIs are taken from the training itself, boxes of
-        the ground truth among them; each is stretched to the square that the mask head sees.
+        :func:`edge_maps` says what exactly the edges and their residual are. The RoIs are those that the mask head is
+        trained on, boxes of the ground truth among them; each is stretched to the square that the head sees.
 
     Example:
         In a config::
@@ -312,6 +312,7 @@ class EdgeVisualizationHook(Hook):
     def _listen(self, detector: nn.Module) -> None:
         """Have the next forward pass of the detector copied; the detector is as before when that ends, or fails."""
         head = self._find_mask_head(detector)
+        preprocessor: Any = detector.data_preprocessor
 
         def wrap(_: nn.Module, args: tuple, kwargs: dict) -> None:
             inputs = kwargs['inputs'] if 'inputs' in kwargs else args[0]
@@ -323,7 +324,7 @@ class EdgeVisualizationHook(Hook):
                 results = original(mask_preds, sampling_results, *args, **kwargs)
                 self._samples = sample_rois(
                     inputs,
-                    detector.data_preprocessor,
+                    preprocessor,
                     mask_preds,
                     results['mask_targets'],
                     sampling_results,
@@ -352,7 +353,7 @@ class EdgeVisualizationHook(Hook):
     def _detector(self, runner: Runner) -> nn.Module:
         return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
-    def _find_mask_head(self, detector: nn.Module) -> nn.Module:
+    def _find_mask_head(self, detector: nn.Module) -> Any:
         head = getattr(getattr(detector, 'roi_head', None), 'mask_head', None)
         if isinstance(head, nn.ModuleList):
             head = head[-1]

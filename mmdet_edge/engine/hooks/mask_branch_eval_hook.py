@@ -32,6 +32,8 @@ class MaskBranchEvalHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         loader = runner.val_dataloader
         values = evaluate_mask_branch(model, loader, len(loader.dataset))
+        # The same at each validation.
+        del values['num_instances']
         for name, value in values.items():
             runner.message_hub.update_scalar(f'val/mask_branch/{name}', value)
             if metrics is not None:

@@ -1,0 +1,281 @@
+"""Pictures that compare the predictions of two models, A and B, on the same images.
+
+Shape letters: G objects in the truth, P predicted objects, H and W image height and width.
+"""
+
+import random
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from mmdet.datasets.transforms import LoadAnnotations
+from mmengine.dataset import BaseDataset
+
+from .figures import draw_image
+
+MISSED_COLOUR = (0, 90, 255)
+"""Blue: what the truth has and the prediction lacks."""
+
+ADDED_COLOUR = (255, 60, 0)
+"""Red: what the prediction has and the truth lacks."""
+
+AGREEING_COLOUR = (255, 220, 60)
+"""Yellow, mixed lightly into what both have."""
+
+DPI = 100
+
+
+@dataclass
+class Instances:
+    """The objects of an image.
+
+    Attributes:
+        masks (np.ndarray): Shape (N, H, W), bool.
+        labels (np.ndarray): Classes, (N,), integer.
+    """
+
+    masks: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass
+class ImageComparison:
+    """How well A and B found the objects of one image.
+
+    Attributes:
+        image_id (int | str): Id of the image in its data set.
+        index (int): Position of the image in its data set.
+        ious_a (np.ndarray): For each object in the truth the mask IoU of A's best matching prediction, (G,).
+        ious_b (np.ndarray): The same of B.
+    """
+
+    image_id: Union[int, str]
+    index: int
+    ious_a: np.ndarray
+    ious_b: np.ndarray
+
+    @property
+    def mean_a(self) -> Optional[float]:
+        """Mean IoU of A; None without objects."""
+        return float(self.ious_a.mean()) if len(self.ious_a) else None
+
+    @property
+    def mean_b(self) -> Optional[float]:
+        """Mean IoU of B; None without objects."""
+        return float(self.ious_b.mean()) if len(self.ious_b) else None
+
+    @property
+    def difference(self) -> float:
+        """Mean over the objects of ``|IoU of A - IoU of B|``: 0 without objects."""
+        return float(np.abs(self.ious_a - self.ious_b).mean()) if len(self.ious_a) else 0.0
+
+    @property
+    def better(self) -> Optional[str]:
+        """'A' or 'B', whose mean IoU is higher; None if they are equal."""
+        total_a, total_b = self.ious_a.sum(), self.ious_b.sum()
+        return None if total_a == total_b else 'A' if total_a > total_b else 'B'
+
+
+def load_truth(dataset: BaseDataset, index: int) -> Instances:
+    """Read the objects of an image, at the image's own size; ignored (crowd) objects are left out.
+
+    Args:
+        dataset (BaseDataset): A data set of mmdet; its pipeline is not used.
+        index (int): Position of the image.
+
+    Returns:
+        Instances: The objects, none of them for an image without annotations.
+    """
+    info = dataset.get_data_info(index)
+    info['ori_shape'] = (info['height'], info['width'])
+    results = LoadAnnotations(with_bbox=True, with_mask=True)(info)
+    keep = ~results['gt_ignore_flags']
+    masks = results['gt_masks'].to_ndarray().astype(bool)
+    return Instances(masks[keep], results['gt_bboxes_labels'][keep])
+
+
+def mask_ious(truth: Instances, prediction: Instances) -> np.ndarray:
+    """Compute the IoU of each object with each prediction of the same class.
+
+    Args:
+        truth (Instances): G objects.
+        prediction (Instances): P objects.
+
+    Returns:
+        np.ndarray: Shape (G, P), float; 0 where the classes differ.
+
+    Raises:
+        ValueError: If the masks differ in size.
+    """
+    if truth.masks.shape[1:] != prediction.masks.shape[1:] and len(truth.masks) and len(prediction.masks):
+        raise ValueError(
+            f'mask_ious: the masks must have one size, got {truth.masks.shape[1:]} in the truth and '
+            f'{prediction.masks.shape[1:]} predicted. Height and width in the annotation file may not be those of the '
+            'image'
+        )
+    if not len(truth.masks) or not len(prediction.masks):
+        return np.zeros((len(truth.masks), len(prediction.masks)))
+    rows, columns = (m.reshape(len(m), -1).astype(np.float32) for m in (truth.masks, prediction.masks))
+    # Counts of pixels: float32 is exact up to 16 million.
+    intersections = (rows @ columns.T).astype(float)
+    unions = rows.sum(1)[:, None] + columns.sum(1)[None] - intersections
+    return np.where(truth.labels[:, None] == prediction.labels[None], intersections / np.maximum(unions, 1), 0.0)
+
+
+def best_ious(truth: Instances, prediction: Instances) -> np.ndarray:
+    """Return each object's mask IoU with the best matching prediction of its class.
+
+    Args:
+        truth (Instances): G objects.
+        prediction (Instances): P objects.
+
+    Returns:
+        np.ndarray: Shape (G,), float; 0 for an object that no prediction of its class touches.
+    """
+    return mask_ious(truth, prediction).max(axis=1, initial=0.0)
+
+
+def error_maps(truth: Instances, prediction: Instances) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the pixels where truth and prediction differ, object by object.
+
+    An object is compared with the best matching prediction of its class, a prediction with the best matching object.
+    What matches nothing is missed or added as a whole, so that an object predicted as another class is both. There, and
+    where objects overlap, missed goes before added, and both go before agreeing.
+
+    Args:
+        truth (Instances): G objects.
+        prediction (Instances): P objects.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray, np.ndarray]: Pixels missed, added and agreeing, each (H, W), bool, disjoint.
+    """
+    ious = mask_ious(truth, prediction)
+    missed, added, agreeing = np.zeros((3, *truth.masks.shape[1:]), bool)
+    for mask, row in zip(truth.masks, ious):
+        found = prediction.masks[row.argmax()] if row.max(initial=0) > 0 else np.zeros_like(mask)
+        missed |= mask & ~found
+        agreeing |= mask & found
+    for mask, column in zip(prediction.masks, ious.T):
+        added |= mask & ~truth.masks[column.argmax()] if column.max(initial=0) > 0 else mask
+    return missed, added & ~missed, agreeing & ~missed & ~added
+
+
+def paint_errors(image: np.ndarray, truth: Instances, prediction: Instances) -> np.ndarray:
+    """Colour errors in a pale, grey copy of an image.
+
+    Args:
+        image (np.ndarray): Shape (H, W, 3), RGB, uint8.
+        truth (Instances): G objects.
+        prediction (Instances): P objects.
+
+    Returns:
+        np.ndarray: Shape (H, W, 3), RGB, uint8: missed and added pixels in :data:`MISSED_COLOUR` and
+        :data:`ADDED_COLOUR`, agreeing ones tinted with :data:`AGREEING_COLOUR`.
+    """
+    missed, added, agreeing = error_maps(truth, prediction)
+    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 255 * 0.3
+    grey[agreeing] = 0.7 * grey[agreeing] + 0.3 * np.array(AGREEING_COLOUR)
+    grey[missed] = MISSED_COLOUR
+    grey[added] = ADDED_COLOUR
+    return grey.round().astype(np.uint8)
+
+
+def choose_images(
+    comparisons: Sequence[ImageComparison], num_images: int, seed: int = 0
+) -> tuple[list[ImageComparison], list[ImageComparison]]:
+    """Choose the images in which two models differ most, and random ones.
+
+    The random ones are drawn from all images, those of the first list among them: they show how the models differ on
+    the whole.
+
+    Args:
+        comparisons (Sequence[ImageComparison]): All images.
+        num_images (int): Length of each list, at most.
+        seed (int): Seed of the random choice. Defaults to 0.
+
+    Returns:
+        tuple[list[ImageComparison], list[ImageComparison]]: By falling difference, then by id; images without any
+        difference are left out. And the random ones, by id.
+    """
+    by_id = sorted(comparisons, key=lambda c: c.image_id)
+    different = [c for c in sorted(by_id, key=lambda c: -c.difference) if c.difference > 0]
+    # The ids decide, whatever the order of the data set.
+    chosen = random.Random(seed).sample(range(len(by_id)), min(num_images, len(by_id)))
+    return different[:num_images], [by_id[i] for i in sorted(chosen)]
+
+
+def draw_predictions(
+    image: np.ndarray,
+    truth: Instances,
+    predictions: Sequence[Instances],
+    names: Sequence[str],
+    comparison: ImageComparison,
+    path: Path,
+    title: str = '',
+) -> None:
+    """Draw an image three times: errors of A, truth, errors of B.
+
+    Args:
+        image (np.ndarray): Shape (H, W, 3), RGB, uint8.
+        truth (Instances): The objects.
+        predictions (Sequence[Instances]): What A and B found.
+        names (Sequence[str]): Names of A and B.
+        comparison (ImageComparison): The scores that are written above.
+        path (Path): File to write; its ending decides the format.
+        title (str): Heading of the picture. Defaults to ''.
+    """
+    height, width = image.shape[:2]
+    # Errors are a pixel or two wide: enlarge the image as far as the picture's size allows.
+    panel = float(np.clip(1.5 * width, 480, 1500))
+    font = 11 * max(1, panel / 640)
+    figure = Figure(
+        figsize=((3 * panel + 60) / DPI, (panel * height / width + 12 * font) / DPI), dpi=DPI, layout='constrained'
+    )
+    panels = figure.subplots(1, 3)
+    interpolation = 'nearest' if width <= panel else 'auto'
+    means = [comparison.mean_a, comparison.mean_b]
+    for axes, letter, name, prediction, mean in zip(panels[::2], 'AB', names, predictions, means):
+        draw_image(axes, paint_errors(image, truth, prediction), interpolation=interpolation)
+        score = 'no objects' if mean is None else f'mean mask IoU {mean:.3f}'
+        axes.set_title(f'{textwrap.fill(f"{letter}: {name}", int(panel / font * 1.35))}\n{score}', fontsize=font)
+    draw_image(panels[1], image, truth.masks, interpolation)
+    count = len(truth.masks)
+    panels[1].set_title(f'truth\n{count} object{"" if count == 1 else "s"}', fontsize=font)
+    figure.suptitle(title, fontsize=1.2 * font)
+    # Tinted as lightly as in the picture, on a middle grey.
+    tint = tuple(0.3 * channel + 0.7 * 150 for channel in AGREEING_COLOUR)
+    patches = [
+        Patch(color='#{:02x}{:02x}{:02x}'.format(*map(round, colour)), label=label)
+        for colour, label in (
+            (MISSED_COLOUR, 'missed: object not predicted here'),
+            (ADDED_COLOUR, 'added: predicted outside its object'),
+            (tint, 'agreeing'),
+        )
+    ]
+    figure.legend(handles=patches, loc='outside lower center', ncols=3, frameon=False, fontsize=font)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def describe(comparison: ImageComparison) -> dict[str, Any]:
+    """Return the scores of an image, for JSON.
+
+    Args:
+        comparison (ImageComparison): The image.
+
+    Returns:
+        dict: Id, number of objects, mean IoU of A and B, mean difference of the objects' IoU, and who is better.
+    """
+    return dict(
+        image_id=comparison.image_id,
+        num_objects=len(comparison.ious_a),
+        mean_iou_a=comparison.mean_a,
+        mean_iou_b=comparison.mean_b,
+        difference=comparison.difference,
+        better=comparison.better,
+    )

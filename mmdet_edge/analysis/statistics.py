@@ -1,0 +1,127 @@
+"""Smoothing, paired differences and time to target: what a comparison of runs is made of."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+from scipy.signal import savgol_filter
+from scipy.stats import t as student_t
+
+SMOOTHING = 0.1
+"""Width of the smoothing window, as a share of the points of a curve."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean difference of two settings, paired by seed.
+
+    Args:
+        mean (float): Mean over the pairs of (setting - baseline).
+        pairs (int): Number of seeds that both have.
+        interval (tuple[float, float] | None): Confidence interval of the mean; None for one pair, which has none.
+        percent (float | None): ``mean`` relative to the baseline's mean over the same seeds; None if that is 0.
+    """
+
+    mean: float
+    pairs: int
+    interval: Optional[tuple[float, float]]
+    percent: Optional[float]
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the interval lies on that side of 0; 0 if it has 0 in it, or if there is none."""
+        if self.interval is None:
+            return 0
+        low, high = self.interval
+        return int(low > 0) - int(high < 0)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Tell by its name whether a metric improves downwards.
+
+    Args:
+        metric (str): Key of the log.
+
+    Returns:
+        bool: True for losses ('loss' or 'bce' in the name), False for the rest, such as AP and IoU.
+    """
+    return any(word in metric.lower() for word in ('loss', 'bce'))
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Smooth curves by fitting a line in a sliding window (Savitzky-Golay, first degree).
+
+    The window has a tenth of the points: curves of less than 20 points stay as they are. Unlike a running mean it
+    leaves straight lines alone up to their ends and does not lag behind, so that it shifts no time to target.
+
+    Args:
+        values (np.ndarray): Evenly spaced points in the last dimension, (..., T).
+
+    Returns:
+        np.ndarray: Same shape, float64.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    window = 2 * int(SMOOTHING * values.shape[-1] / 2) + 1
+    return savgol_filter(values, window, polyorder=1) if window > 1 else values
+
+
+def paired_difference(
+    values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95
+) -> Optional[Difference]:
+    """Compare two settings by the seeds that they share.
+
+    Args:
+        values (Mapping[int, float]): Seed -> value of the setting.
+        baseline (Mapping[int, float]): Seed -> value of the baseline.
+        confidence (float): Confidence of the interval, from the t distribution. Defaults to 0.95.
+
+    Returns:
+        Difference | None: None if they share no seed.
+
+    Example:
+        >>> paired_difference({0: 3.0, 1: 5.0}, {0: 2.0, 1: 2.0}).mean
+        2.0
+    """
+    seeds = sorted(set(values) & set(baseline))
+    if not seeds:
+        return None
+    differences = np.array([values[seed] - baseline[seed] for seed in seeds])
+    mean = float(differences.mean())
+    interval = None
+    if len(seeds) > 1:
+        error = differences.std(ddof=1) / math.sqrt(len(seeds))
+        half = float(student_t.ppf(0.5 + confidence / 2, len(seeds) - 1) * error)
+        interval = (mean - half, mean + half)
+    reference = float(np.mean([baseline[seed] for seed in seeds]))
+    return Difference(mean, len(seeds), interval, 100 * mean / abs(reference) if reference else None)
+
+
+def steps_to_target(
+    steps: np.ndarray, values: np.ndarray, target: float, lower_is_better: bool = False
+) -> Optional[float]:
+    """Return the first step at which a curve reaches a target.
+
+    Args:
+        steps (np.ndarray): Increasing, (T,).
+        values (np.ndarray): (T,); straight lines in between.
+        target (float): The value to reach; meeting it is enough.
+        lower_is_better (bool): Whether the curve comes from above. Defaults to False.
+
+    Returns:
+        float | None: Interpolated between two logged steps. The first logged step if the curve is at the target from
+        the start, None if it never gets there.
+
+    Example:
+        >>> steps_to_target(np.array([10, 20]), np.array([0.0, 1.0]), 0.5)
+        15.0
+    """
+    reached = values <= target if lower_is_better else values >= target
+    if not reached.any():
+        return None
+    i = int(reached.argmax())
+    if i == 0:
+        return float(steps[0])
+    share = (target - values[i - 1]) / (values[i] - values[i - 1])
+    return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
