@@ -86,8 +86,7 @@ def make_summary(runs: dict[str, Run]) -> Table:
         table.add_column(column, justify='right' if column else 'left')
     for name, run in runs.items():
         values = {**run.scalars[-1], **read_metrics(name)}
-        seconds = run.curve('time')[1]
-        table.add_row(name, *(f'{values[key]:.3f}' for key in columns.values()), f'{sum(seconds) / len(seconds):.2f}')
+        table.add_row(name, *(f'{values[key]:.3f}' for key in columns.values()), f'{run.seconds_per_step:.2f}')
     return table
 
 

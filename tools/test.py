@@ -15,6 +15,7 @@ from mmdet_edge.engine.command_line import (
     check_data,
     load_config,
     stop,
+    use_boundary_metric,
 )
 
 
@@ -24,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or address')
     add_common_arguments(parser)
+    parser.add_argument('--boundary', action='store_true', help='evaluate boundary AP beside mask AP')
     parser.add_argument('--out', help='pickle file (.pkl) for the predictions')
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument('--show-dir', help='folder below the work dir for images with predictions')
@@ -69,7 +71,9 @@ def main() -> None:
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise stop(f'--out: predictions are written to a pickle file, .pkl, got {args.out}')
     setup_cache_size_limit_of_dynamo()
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
+    if args.boundary:
+        use_boundary_metric(cfg)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)

@@ -13,6 +13,7 @@ from mmdet_edge.engine.command_line import (
     check_pretrained,
     load_config,
     stop,
+    use_boundary_metric,
 )
 
 
@@ -21,6 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a detector')
     parser.add_argument('config', help='config file')
     add_common_arguments(parser)
+    parser.add_argument('--boundary', action='store_true', help='evaluate boundary AP beside mask AP')
     parser.add_argument('--amp', action='store_true', help='train with mixed precision')
     parser.add_argument(
         '--auto-scale-lr',
@@ -41,7 +43,9 @@ def main() -> None:
     """Train."""
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
+    if args.boundary:
+        use_boundary_metric(cfg)
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'

@@ -5,7 +5,6 @@ Shape letters: S seeds of a setting, T steps of a curve.
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ DEFAULT_METRICS = (
     r'coco/bbox_mAP(_50|_75)?',
     r'coco/.*mAP(_50|_75)?',
     r'mask_branch/.*',
-    r'loss_mask',
+    r'(s\d\.)?loss_mask',
 )
 """Patterns of the metrics that are compared unless told otherwise, in the order in which they are shown."""
 
@@ -258,20 +257,17 @@ def _read_seeds(name: str, folders: Sequence[Path], left_out: list[LeftOut], not
     if unknown:
         free = (seed for seed in range(len(runs) + len(unknown)) if seed not in runs)
         runs.update(dict(zip(list(free), unknown)))
-        notes.append(f'{name}: {len(unknown)} runs without a seed in their config are numbered in the order given.')
-    end = _usual_end(run.final_step for run in runs.values())
+        notes.append(
+            f'{name}: {len(unknown)} runs have no seed in their config: numbered, and paired, in the order given.'
+        )
+    # Of the seeds of a setting the longest are complete: an interrupted run is shorter, however many there are.
+    end = max((run.final_step for run in runs.values()), default=0)
     for run in runs.values():
         if run.final_step != end:
             leave_out(
-                run, f'ended at step {run.final_step}, the other seeds at {end}: interrupted, or another schedule'
+                run, f'ended at step {run.final_step}, the longest seed at {end}: interrupted, or another schedule'
             )
     return {seed: run for seed, run in sorted(runs.items()) if run.final_step == end}
-
-
-def _usual_end(steps: Iterable[int]) -> int:
-    """Return the most frequent step, the largest of several; 0 for none."""
-    counts = Counter(steps)
-    return max(counts, key=lambda step: (counts[step], step), default=0)
 
 
 def _choose_metrics(runs: Iterable[Run], metrics: Optional[Sequence[str]]) -> list[str]:
@@ -317,12 +313,12 @@ def _read_curve(metric: str, name: str, runs: dict[int, Run], left_out: list[Lef
         # Of several values at one step the last counts.
         pairs = {step: value for step, value in zip(*run.curve(metric)) if _usable(metric, value)}
         points[seed] = (list(pairs), list(pairs.values()))
-    end = _usual_end(steps[-1] for steps, _ in points.values() if steps)
+    end = max((steps[-1] for steps, _ in points.values() if steps), default=0)
     for seed, (steps, _) in points.items():
         if not steps:
             left_out.append(LeftOut(name, runs[seed].work_dir, 'no value', (metric,)))
         elif steps[-1] != end:
-            reason = f'last usable value at step {steps[-1]}, of the other seeds at {end}'
+            reason = f'last usable value at step {steps[-1]}, of the longest seed at {end}'
             left_out.append(LeftOut(name, runs[seed].work_dir, reason, (metric,)))
     kept = {seed: curve for seed, curve in points.items() if curve[0] and curve[0][-1] == end}
     if not kept:
@@ -382,7 +378,5 @@ def _end_values(metric: str, curve: Curve) -> dict[int, float]:
 
 def _seconds_at(step: float, runs: Sequence[Run]) -> Optional[float]:
     """Return the mean time of training up to a step; None if a run has logged no time."""
-    logs = [run.seconds() for run in runs]
-    if any(len(steps) == 1 for steps, _ in logs):
-        return None
-    return float(np.mean([np.interp(step, *log) for log in logs]))
+    per_step = [run.seconds_per_step for run in runs]
+    return None if None in per_step else step * float(np.mean([s for s in per_step if s is not None]))

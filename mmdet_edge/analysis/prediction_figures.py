@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
+import pycocotools.mask as mask_utils
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from mmdet.datasets.transforms import LoadAnnotations
@@ -120,11 +121,12 @@ def mask_ious(truth: Instances, prediction: Instances) -> np.ndarray:
         )
     if not len(truth.masks) or not len(prediction.masks):
         return np.zeros((len(truth.masks), len(prediction.masks)))
-    rows, columns = (m.reshape(len(m), -1).astype(np.float32) for m in (truth.masks, prediction.masks))
-    # Counts of pixels: float32 is exact up to 16 million.
-    intersections = (rows @ columns.T).astype(float)
-    unions = rows.sum(1)[:, None] + columns.sum(1)[None] - intersections
-    return np.where(truth.labels[:, None] == prediction.labels[None], intersections / np.maximum(unions, 1), 0.0)
+    codes = [
+        [mask_utils.encode(np.asfortranarray(mask, np.uint8)) for mask in instances.masks]
+        for instances in (truth, prediction)
+    ]
+    ious = np.asarray(mask_utils.iou(*codes, [0] * len(codes[1])))
+    return np.where(truth.labels[:, None] == prediction.labels[None], ious, 0.0)
 
 
 def best_ious(truth: Instances, prediction: Instances) -> np.ndarray:

@@ -47,7 +47,7 @@ HOW_TO_READ = (
     "baseline's smoothed mean (the target, dotted in the figure), interpolated linearly between logged steps. The "
     'baseline is treated alike: it reaches its own target at its last step, or earlier if its curve got there before. '
     '"≤" stands where the first logged value is at the target already, "not reached" where none is.',
-    "**ratio, steps / time**: the baseline's steps (seconds of training, without evaluation) to the target by those of "
+    "**ratio, steps / time**: the baseline's steps (steps times the median time of a step) to the target by those of "
     'the setting: 2.00 is twice as fast, below 1 is slower. No ratio where the baseline has one value only. The ratio '
     'of time holds if all ran on the same machine with nothing beside them.',
     'Smoothing fits a line in a sliding window of a tenth of the points; curves of less than 20 points stay as logged. '
@@ -155,9 +155,8 @@ def _run_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [('setting', 'seed', 'work dir', 'last step', 'seconds a step', 'versions')]
     for name, runs in comparison.runs.items():
         for seed, run in runs.items():
-            steps, seconds = run.seconds()
             versions = ', '.join(' '.join(item) for item in read_versions(run.work_dir).items())
-            per_step = f'{seconds[-1] / steps[-1]:.3f}' if steps[-1] else '-'
+            per_step = '-' if run.seconds_per_step is None else f'{run.seconds_per_step:.3f}'
             rows.append((name, str(seed), str(run.work_dir), str(run.final_step), per_step, versions or '-'))
     return rows
 

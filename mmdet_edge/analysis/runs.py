@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,21 +41,15 @@ class Run:
         """The last training step that was logged; 0 if there is none."""
         return max((line['step'] for line in self.scalars if 'loss' in line), default=0)
 
-    def seconds(self) -> tuple[list[int], list[float]]:
-        """Return the steps of the training log, and the seconds of training up to each.
+    @property
+    def seconds_per_step(self) -> Optional[float]:
+        """Median of the logged time of a training step in seconds; None if no time was logged.
 
-        mmengine logs the mean time of an iteration: it counts for all iterations since the line before. Evaluations
-        and pauses between an interruption and the resume are not part of it.
-
-        Returns:
-            tuple[list[int], list[float]]: Steps and seconds, both beginning with 0; nothing else if no time was logged.
+        The median, since mmengine counts what happens between two steps (an evaluation, a checkpoint) as the time of
+        the next step.
         """
-        steps, seconds = [0], [0.0]
-        for line in self.scalars:
-            if 'loss' in line and 'time' in line:
-                seconds.append(seconds[-1] + line['time'] * (line['step'] - steps[-1]))
-                steps.append(line['step'])
-        return steps, seconds
+        times = [line['time'] for line in self.scalars if 'loss' in line and 'time' in line]
+        return statistics.median(times) if times else None
 
     def diverged_at(self) -> Optional[int]:
         """Return the step from which on the loss is not finite up to the end; None if it ends finite."""
@@ -88,6 +83,12 @@ def read_run(work_dir: Union[str, Path]) -> Run:
             kept = [line for line in scalars if line['step'] < start]
             scalars = kept + [line for line in lines if line['step'] >= start or not kept]
     return Run(Path(work_dir), scalars)
+
+
+def _training_logs(work_dir: Path) -> list[Path]:
+    """Return the logs of the starts of a training, in order, without those of tests."""
+    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [log for log in logs if any('loss' in line for line in _read_log(log))]
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
@@ -172,7 +173,9 @@ def read_seed(work_dir: Union[str, Path]) -> Optional[int]:
         int | None: The seed, as the latest start had it; None if the config sets none or cannot be read.
     """
     work_dir = Path(work_dir)
-    for path in [*sorted(work_dir.glob('*/vis_data/config.py'), reverse=True), *sorted(work_dir.glob('*.py'))]:
+    # A test in the same work dir leaves a config too.
+    dumped = [log.with_name('config.py') for log in reversed(_training_logs(work_dir))]
+    for path in [*dumped, *sorted(work_dir.glob('*.py'))]:
         try:
             statements = ast.parse(path.read_text()).body
         except (OSError, SyntaxError, ValueError):
@@ -203,7 +206,7 @@ def read_versions(work_dir: Union[str, Path]) -> dict[str, str]:
     Returns:
         dict[str, str]: Of Python, PyTorch and MMEngine, as far as found.
     """
-    logs = sorted(Path(work_dir).glob('*/*.log'))
+    logs = [log for start in _training_logs(Path(work_dir)) for log in start.parents[1].glob('*.log')]
     if not logs:
         return {}
     with logs[-1].open(errors='replace') as file:

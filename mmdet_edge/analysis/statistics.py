@@ -45,9 +45,10 @@ def lower_is_better(metric: str) -> bool:
         metric (str): Key of the log.
 
     Returns:
-        bool: True for losses ('loss' or 'bce' in the name), False for the rest, such as AP and IoU.
+        bool: True for losses and costs ('loss', 'bce', 'time' or 'memory' in the name), False for the rest, such as AP
+        and IoU.
     """
-    return any(word in metric.lower() for word in ('loss', 'bce'))
+    return any(word in metric.lower() for word in ('loss', 'bce', 'time', 'memory'))
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

@@ -40,7 +40,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config: key=value, nested as a.b.c=value, lists as key="[a,b]". data_root=DIR '
         'moves every data set and annotation file that lies below the data_root of the config',
     )
-    parser.add_argument('--boundary', action='store_true', help='evaluate boundary AP beside mask AP')
     parser.add_argument('--check', action='store_true', help='check config, data and weights, and start nothing')
     parser.add_argument(
         '--launcher',
@@ -52,11 +51,21 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config file and apply the common options.
+def load_config(
+    config: str,
+    cfg_options: Optional[dict] = None,
+    work_dir: Optional[str] = None,
+    launcher: str = 'none',
+    local_rank: int = 0,
+) -> Config:
+    """Read a config file and apply the common options.
 
     Args:
-        args (argparse.Namespace): ``config`` and the options of :func:`add_common_arguments`.
+        config (str): Path of the file.
+        cfg_options (dict, optional): Settings to override. Defaults to None.
+        work_dir (str, optional): Work dir. Defaults to None: the config's, or one named after the file.
+        launcher (str): Who started the processes of a distributed job. Defaults to 'none'.
+        local_rank (int): Rank on this machine, unless LOCAL_RANK says it. Defaults to 0.
 
     Returns:
         Config: The config, with ``launcher`` and ``work_dir`` set.
@@ -64,8 +73,8 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         SystemExit: If the config file does not exist, or the environment cannot read it.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    path = Path(args.config)
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    path = Path(config)
     if not path.is_file():
         names = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=1)
@@ -77,15 +86,13 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         raise stop(f'{path} inherits from a file that does not exist: {error}') from None
-    options = args.cfg_options or {}
+    options = dict(cfg_options or {})
     if 'data_root' in options and 'data_root' in cfg:
         move_data_root(cfg, cfg.data_root, str(options.pop('data_root')))
     cfg.merge_from_dict(options)
-    if args.boundary:
-        use_boundary_metric(cfg)
-    cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / path.stem)
     if cfg.launcher != 'none' and get_device() == 'cpu':
@@ -144,9 +151,11 @@ def use_boundary_metric(cfg: Config) -> None:
     if not changed:
         raise stop("--boundary: the config has no evaluator of type CocoMetric with metric 'segm'")
     # For whoever runs the config that is written to the work dir.
-    imports = cfg.get('custom_imports', {}).get('imports', [])
+    custom_imports = dict(cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False))
+    imports = custom_imports['imports']
+    imports = [imports] if isinstance(imports, str) else list(imports)
     if 'mmdet_edge' not in imports:
-        cfg.custom_imports = dict(imports=[*imports, 'mmdet_edge'], allow_failed_imports=False)
+        cfg.custom_imports = {**custom_imports, 'imports': [*imports, 'mmdet_edge']}
 
 
 def distribute_on_cpu(cfg: Config) -> None:

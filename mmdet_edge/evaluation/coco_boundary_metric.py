@@ -129,9 +129,9 @@ class CocoBoundaryMetric(CocoMetric):
         ImportError: If ``backend`` names a package that is not installed.
 
     Note:
-        An object no wider than 2 d consists of boundary only, and its boundary IoU is its mask IoU: at 640x480, d is
-        16 pixels. If more than half of the annotated objects are like that, a warning says so and names a ratio that
-        suits the data. Results with different ratios cannot be compared.
+        An object no wider than 2 d consists of boundary only; for a prediction no wider either, the boundary IoU is
+        the mask IoU: at 640x480, d is 16 pixels. If more than half of the annotated objects are like that, a warning
+        says so and names a ratio that suits the data. Results with different ratios cannot be compared.
     """
 
     _coco_api: Any
@@ -239,7 +239,7 @@ class CocoBoundaryMetric(CocoMetric):
         key = '{}' if metric == 'proposal' else f'{metric}_{{}}'
         values = {key.format(item): self._read(evaluation.eval, item) for item in items}
         if self.classwise and metric != 'proposal':
-            values.update(self._classwise(metric, evaluation.eval))
+            values.update(self._classwise(metric, evaluation.eval, logger))
         logger.info('  '.join(f'{k}: {v:.4f}' for k, v in values.items() if not k.endswith('_precision')))
         return values
 
@@ -250,18 +250,31 @@ class CocoBoundaryMetric(CocoMetric):
             if iou_type == 'boundary':
                 return BoundaryCOCOeval(self._coco_api, coco_dt, self.boundary_dilation_ratio)
             return COCOeval(self._coco_api, coco_dt, iou_type)
-        import faster_coco_eval
+        from faster_coco_eval import COCO as FasterCOCO  # noqa: N811
+        from faster_coco_eval import COCOeval_faster
+        from faster_coco_eval.core import mask as faster_mask
+
+        ratio = self.boundary_dilation_ratio
+
+        class Evaluation(COCOeval_faster):
+            """Rounds the width of the band as the paper's code does, where its own float32 falls on the other side."""
+
+            def _prepare(self) -> None:
+                super()._prepare()
+                if iou_type != 'boundary':
+                    return
+                for annotation in (*self.cocoGt.anns.values(), *self.cocoDt.anns.values()):
+                    size = annotation['rle']['size'] if 'rle' in annotation else (1, 1)
+                    diagonal = float(np.hypot(*size))
+                    width = boundary_width(size[0], size[1], ratio)
+                    if width != max(1, round(float(np.float32(ratio)) * diagonal)):
+                        annotation['boundary'] = faster_mask.rleToBoundary(annotation['rle'], width / diagonal)
 
         # The evaluation adds keys to the annotations: let them not be CocoMetric's own.
         dataset = self._coco_api.dataset
         copies = dict(dataset, annotations=[dict(a) for a in dataset.get('annotations', [])])
-        coco_gt = faster_coco_eval.COCO(copies)
-        return faster_coco_eval.COCOeval_faster(
-            coco_gt,
-            coco_gt.loadRes(detections),
-            iou_type,
-            boundary_dilation_ratio=self.boundary_dilation_ratio,
-        )
+        coco_gt = FasterCOCO(copies)
+        return Evaluation(coco_gt, coco_gt.loadRes(detections), iou_type, boundary_dilation_ratio=ratio)
 
     def _read(self, arrays: dict, item: str, category: Optional[int] = None) -> float:
         """Return the mean of COCOeval's precision (T, R, K, A, M) or recall (T, K, A, M) for one item.
@@ -285,8 +298,8 @@ class CocoBoundaryMetric(CocoMetric):
         values = values[values > -1]
         return float(values.mean()) if values.size else -1.0
 
-    def _classwise(self, metric: str, arrays: dict) -> dict[str, float]:
-        """Print a table with a row per category; return the AP of each.
+    def _classwise(self, metric: str, arrays: dict, logger: MMLogger) -> dict[str, float]:
+        """Log a table with a row per category; return the AP of each.
 
         The keys are CocoMetric's, '<class>_precision', for its metrics; those of 'boundary' begin with 'boundary_', so
         that they do not overwrite them.
@@ -303,7 +316,10 @@ class CocoBoundaryMetric(CocoMetric):
             table.add_row(name, *(f'{v:.4f}' for v in row))
             prefix = 'boundary_' if metric == 'boundary' else ''
             values[f'{prefix}{name}_precision'] = row[0]
-        Console().print(table)
+        console = Console(width=100)
+        with console.capture() as capture:
+            console.print(table)
+        logger.info(f'\n{capture.get()}')
         return values
 
     def _warn_of_small_objects(self, logger: MMLogger) -> None:
@@ -319,5 +335,5 @@ class CocoBoundaryMetric(CocoMetric):
             ratio, advice = self.boundary_dilation_ratio, np.quantile(ratios, 0.25) / 2
             logger.warning(
                 f'{small:.0%} of the objects are no wider than twice the boundary band (ratio {ratio:g} of the image '
-                f'diagonal): their boundary AP is their mask AP. {advice:.1g} would suit this data'
+                f'diagonal): their boundary AP is hardly more than mask AP. {advice:.1g} would suit this data'
             )

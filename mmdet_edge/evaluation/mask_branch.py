@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from mmdet.models.detectors import BaseDetector
 from mmengine.dist import broadcast_object_list, collect_results
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
 from .coco_boundary_metric import mask_boundary
 
@@ -42,7 +42,7 @@ def ground_truth_boxes(roi_head: Any, boxes: list[InstanceData]) -> Iterator[lis
         probabilities already).
     """
     heads = roi_head.mask_head
-    head: Any = heads[-1] if isinstance(heads, torch.nn.ModuleList) else heads
+    head: Any = heads[-1] if isinstance(heads, nn.ModuleList) else heads
     predict_by_feat = head.predict_by_feat
     captured: list[tuple[Any, bool]] = []
 
@@ -126,6 +126,25 @@ def _score_image(prob: Tensor, sample: Any, pasted: Tensor, threshold: float) ->
     ]
 
 
+def check_mask_branch(model: nn.Module, sample: Any) -> None:
+    """Check that a mask branch can be evaluated.
+
+    Args:
+        model (nn.Module): The detector, unwrapped.
+        sample (:obj:`DetDataSample`): A sample of the data it is evaluated on.
+
+    Raises:
+        ValueError: If the model has no RoI head with a mask branch, or the sample no masks.
+    """
+    if not getattr(model, 'with_mask', False) or not hasattr(model, 'roi_head'):
+        raise ValueError(f'{type(model).__name__} has no RoI head with a mask branch')
+    if 'masks' not in sample.get('gt_instances', {}):
+        raise ValueError(
+            'the mask branch is evaluated with ground-truth boxes and masks, and the data samples have none: the '
+            "pipeline needs dict(type='LoadAnnotations', with_bbox=True, with_mask=True)"
+        )
+
+
 @torch.no_grad()
 def score_batch(model: BaseDetector, batch: dict) -> list[list[dict[str, float]]]:
     """Return the measures of each instance of each image of a batch.
@@ -138,15 +157,11 @@ def score_batch(model: BaseDetector, batch: dict) -> list[list[dict[str, float]]
         list[list[dict[str, float]]]: One list per image, one dict per instance.
 
     Raises:
-        ValueError: If the samples have no masks.
+        ValueError: If the model has no mask branch, or the samples no masks.
     """
     data = model.data_preprocessor(batch, False)
     samples = data['data_samples']
-    if 'masks' not in samples[0].get('gt_instances', {}):
-        raise ValueError(
-            'the mask branch is evaluated with ground-truth boxes and masks, and the data samples have none: the '
-            "pipeline needs dict(type='LoadAnnotations', with_bbox=True, with_mask=True)"
-        )
+    check_mask_branch(model, samples[0])
     boxes, in_original_size = [], []
     for sample in samples:
         truth = sample.gt_instances
@@ -205,8 +220,6 @@ def evaluate_mask_branch(model: BaseDetector, dataloader: Iterable, num_images: 
     Raises:
         ValueError: If the model has no mask branch, the samples no masks, or the data set no instance.
     """
-    if not getattr(model, 'with_mask', False) or not hasattr(model, 'roi_head'):
-        raise ValueError(f'{type(model).__name__} has no RoI head with a mask branch')
     training = model.training
     model.eval()
     try:

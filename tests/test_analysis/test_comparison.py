@@ -140,16 +140,20 @@ def test_an_interrupted_seed_is_left_out_and_named(make_run):
     comparison = compare(runs)
     (left,) = comparison.left_out
     assert (left.setting, left.work_dir, left.metrics) == ('edge', runs['edge'][0], ())
-    assert left.reason == 'ended at step 250, the other seeds at 400: interrupted, or another schedule'
+    assert left.reason == 'ended at step 250, the longest seed at 400: interrupted, or another schedule'
     assert list(comparison.runs['edge']) == [1, 2]
     assert result_of(comparison, 'edge').difference.pairs == 2
     (note,) = comparison.notes
     assert note.startswith('edge: not the seeds of the baseline.')
 
 
-def test_a_longer_seed_is_the_odd_one_out(make_run):
+def test_the_complete_run_counts_though_most_were_interrupted(make_run):
     runs = {'base': [make_run('base', seed, segm=rise, end=400 if seed else 800) for seed in range(3)]}
-    assert list(compare(runs).runs['base']) == [1, 2]
+    comparison = compare(runs)
+    assert list(comparison.runs['base']) == [0]
+    assert [item.reason for item in comparison.left_out] == 2 * [
+        'ended at step 400, the longest seed at 800: interrupted, or another schedule'
+    ]
 
 
 def test_settings_of_different_length_are_compared_at_equal_steps(make_run):
@@ -211,7 +215,7 @@ def test_a_run_that_stopped_before_its_last_evaluation(make_run):
     }
     comparison = compare(runs)
     (left,) = comparison.left_out
-    assert left.reason == 'last usable value at step 300, of the other seeds at 400'
+    assert left.reason == 'last usable value at step 300, of the longest seed at 400'
     assert left.metrics == ('coco/segm_mAP',)
 
 
@@ -258,7 +262,7 @@ def test_runs_without_a_seed_are_numbered(make_run):
     runs = [make_run('base', i, segm=rise, config_seed=i == 1) for i in range(3)]
     comparison = compare({'base': runs})
     assert {seed: run.work_dir for seed, run in comparison.runs['base'].items()} == {0: runs[0], 1: runs[1], 2: runs[2]}
-    assert comparison.notes == ['base: 2 runs without a seed in their config are numbered in the order given.']
+    assert comparison.notes == ['base: 2 runs have no seed in their config: numbered, and paired, in the order given.']
 
 
 def test_different_seeds_are_not_compared(make_run):

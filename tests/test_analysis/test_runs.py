@@ -31,7 +31,7 @@ def test_an_interrupted_run_counts_each_step_once(tmp_path):
     run = read_run(tmp_path)
     assert run.curve('time') == ([10, 20], [1, 2])
     assert run.curve('coco/segm_mAP') == ([10, 20], [0.1, 0.2])
-    assert run.seconds() == ([0, 10, 20], [0, 10, 30])
+    assert run.seconds_per_step == 1.5
 
 
 def test_an_evaluation_on_its_own_is_no_part_of_the_training(tmp_path):
@@ -53,10 +53,25 @@ def test_a_line_that_was_not_finished(tmp_path):
         read_run(tmp_path)
 
 
-def test_seconds_leave_evaluation_out_and_weigh_by_steps(tmp_path):
-    lines = [train(10, time=0.5), {'coco/segm_mAP': 0.1, 'time': 9.0, 'step': 0}, train(15, time=0.2), train(20)]
-    write_log(tmp_path, lines)
-    assert read_run(tmp_path).seconds() == ([0, 10, 15], [0, 5, 6])
+def test_time_of_a_step_leaves_evaluation_out(tmp_path):
+    # mmengine counts an evaluation as the time of the step after it.
+    times = [0.5, 0.5, 30.0, 0.6, 0.4]
+    lines = [train(10 * (i + 1), time=time) for i, time in enumerate(times)]
+    lines.insert(2, {'coco/segm_mAP': 0.1, 'time': 9.0, 'step': 0})
+    write_log(tmp_path, [*lines, train(60)])
+    assert read_run(tmp_path).seconds_per_step == 0.5
+
+
+def test_no_time_was_logged(tmp_path):
+    write_log(tmp_path, [train(10)])
+    assert read_run(tmp_path).seconds_per_step is None
+
+
+def test_the_seed_is_that_of_the_training_not_of_a_later_test(tmp_path):
+    for start, lines, seed in ((FIRST, [train(10)], 3), (SECOND, [{'coco/segm_mAP': 0.1, 'step': 0}], 0)):
+        write_log(tmp_path, lines, start)
+        (tmp_path / start / 'vis_data' / 'config.py').write_text(f'randomness = dict(seed={seed})')
+    assert read_seed(tmp_path) == 3
 
 
 def test_divergence(tmp_path):
@@ -102,7 +117,7 @@ def test_seed_of_the_latest_start(tmp_path):
 
 def test_versions(tmp_path):
     assert read_versions(tmp_path) == {}
-    (tmp_path / FIRST).mkdir()
+    write_log(tmp_path, [train(10)], FIRST)
     (tmp_path / FIRST / 'x.log').write_text(
         'head\n    Python: 3.11.7 (main)\n    PyTorch: 2.13.0+cpu\n  MMEngine: 0.10.7\n'
     )

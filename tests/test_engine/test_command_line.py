@@ -1,5 +1,3 @@
-import argparse
-
 import pytest
 from mmdet.registry import METRICS
 from mmengine.config import Config
@@ -12,11 +10,6 @@ NUCLEI = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei
 COCO = get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py')
 
 
-def arguments(config, **options):
-    defaults = dict(work_dir=None, cfg_options=None, launcher='none', local_rank=0, boundary=False)
-    return argparse.Namespace(config=config, **{**defaults, **options})
-
-
 @pytest.fixture
 def data(tmp_path):
     for split in ('train', 'val'):
@@ -26,16 +19,16 @@ def data(tmp_path):
 
 
 def test_config_and_work_dir():
-    cfg = command_line.load_config(arguments(NUCLEI))
+    cfg = command_line.load_config(NUCLEI)
     assert cfg.work_dir == 'work_dirs/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei'
-    cfg = command_line.load_config(arguments(NUCLEI, work_dir='x', cfg_options={'optim_wrapper.optimizer.lr': 1}))
+    cfg = command_line.load_config(NUCLEI, work_dir='x', cfg_options={'optim_wrapper.optimizer.lr': 1})
     assert (cfg.work_dir, cfg.optim_wrapper.optimizer.lr) == ('x', 1)
 
 
 @pytest.mark.parametrize('config', [NUCLEI, COCO])
 @pytest.mark.parametrize('slash', ['', '/'])
 def test_data_root_moves_everything(config, slash):
-    cfg = command_line.load_config(arguments(config, cfg_options=dict(data_root=f'elsewhere{slash}')))
+    cfg = command_line.load_config(config, cfg_options=dict(data_root=f'elsewhere{slash}'))
     assert cfg.train_dataloader.dataset.data_root == cfg.data_root == 'elsewhere/'
     for split in ('val', 'test'):
         assert cfg[f'{split}_dataloader'].dataset.data_root == 'elsewhere/'
@@ -54,11 +47,17 @@ def test_data_root_is_a_folder_not_a_prefix():
 def test_boundary_metric_for_any_config():
     baseline = get_installed_path('mmdet') + '/.mim/configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
     for config in (baseline, COCO):
-        cfg = command_line.load_config(arguments(config, boundary=True))
+        cfg = command_line.load_config(config)
+        command_line.use_boundary_metric(cfg)
         for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
             assert (evaluator.type, evaluator.metric) == ('CocoBoundaryMetric', ['bbox', 'segm', 'boundary'])
         assert cfg.custom_imports.imports == ['mmdet_edge']
         assert isinstance(METRICS.build(dict(cfg.val_evaluator, ann_file=None)), CocoBoundaryMetric)
+    for given in (dict(imports='mine', allow_failed_imports=True), None):
+        cfg = Config(dict(val_evaluator=dict(type='CocoMetric', metric='segm'), custom_imports=given))
+        command_line.use_boundary_metric(cfg)
+        assert cfg.custom_imports.imports == (['mine', 'mmdet_edge'] if given else ['mmdet_edge'])
+        assert cfg.custom_imports.allow_failed_imports is bool(given)
     with pytest.raises(SystemExit, match='--boundary: the config has no evaluator'):
         command_line.use_boundary_metric(Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox'))))
 
@@ -66,14 +65,14 @@ def test_boundary_metric_for_any_config():
 def test_missing_base(tmp_path):
     (tmp_path / 'mine.py').write_text("_base_ = './nowhere.py'")
     with pytest.raises(SystemExit, match='mine.py inherits from a file that does not exist: .*nowhere.py'):
-        command_line.load_config(arguments(tmp_path / 'mine.py'))
+        command_line.load_config(tmp_path / 'mine.py')
 
 
 def test_missing_config_names_the_nearest():
     with pytest.raises(SystemExit, match='config file not found: .*did you mean .*edge_1x_coco.py'):
-        command_line.load_config(arguments(COCO.replace('1x', '1xx')))
+        command_line.load_config(COCO.replace('1x', '1xx'))
     with pytest.raises(SystemExit, match='config file not found: nowhere/x.py'):
-        command_line.load_config(arguments('nowhere/x.py'))
+        command_line.load_config('nowhere/x.py')
 
 
 def test_old_setuptools_is_needed(monkeypatch):
@@ -84,11 +83,11 @@ def test_old_setuptools_is_needed(monkeypatch):
         lambda n: None if n == 'pkg_resources' else find_spec(n),
     )
     with pytest.raises(SystemExit, match="pip install 'setuptools<81'"):
-        command_line.load_config(arguments(NUCLEI))
+        command_line.load_config(NUCLEI)
 
 
 def test_data_is_there(data):
-    cfg = command_line.load_config(arguments(NUCLEI, cfg_options=dict(data_root=str(data))))
+    cfg = command_line.load_config(NUCLEI, cfg_options=dict(data_root=str(data)))
     command_line.check_data(cfg, ('train', 'val', 'test'))
 
 
@@ -103,16 +102,16 @@ def test_data_is_there(data):
 def test_missing_data(data, missing, message):
     path = data / missing
     path.rmdir() if path.is_dir() else path.unlink()
-    cfg = command_line.load_config(arguments(NUCLEI, cfg_options=dict(data_root=str(data))))
+    cfg = command_line.load_config(NUCLEI, cfg_options=dict(data_root=str(data)))
     with pytest.raises(SystemExit, match=f'^error: {message}.*data_root=FOLDER'):
         command_line.check_data(cfg, ('train', 'val'))
 
 
 def test_missing_data_root_and_annotations_of_the_evaluator(data):
-    cfg = command_line.load_config(arguments(NUCLEI, cfg_options=dict(data_root='/nowhere')))
+    cfg = command_line.load_config(NUCLEI, cfg_options=dict(data_root='/nowhere'))
     with pytest.raises(SystemExit, match='data root not found: /nowhere/'):
         command_line.check_data(cfg, ('train',))
-    cfg = command_line.load_config(arguments(NUCLEI, cfg_options=dict(data_root=str(data))))
+    cfg = command_line.load_config(NUCLEI, cfg_options=dict(data_root=str(data)))
     cfg.val_evaluator.ann_file = '/nowhere.json'
     with pytest.raises(SystemExit, match=r'annotation file not found: /nowhere.json \(val_evaluator'):
         command_line.check_data(cfg, ('val',))
@@ -160,12 +159,12 @@ def test_distributed_on_cpu_needs_torchrun(launcher, monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
     monkeypatch.setattr(command_line, 'get_device', lambda: 'cpu')
     with pytest.raises(SystemExit, match=f'use tools/dist_train.sh.*--launcher {launcher}'):
-        command_line.load_config(arguments(NUCLEI, launcher=launcher))
+        command_line.load_config(NUCLEI, launcher=launcher)
 
 
 def test_distributed_on_gpus_is_left_to_mmengine(monkeypatch):
     monkeypatch.setattr(command_line, 'get_device', lambda: 'cuda')
-    cfg = command_line.load_config(arguments(NUCLEI, launcher='pytorch'))
+    cfg = command_line.load_config(NUCLEI, launcher='pytorch')
     assert cfg.launcher == 'pytorch' and 'model_wrapper_cfg' not in cfg
 
 

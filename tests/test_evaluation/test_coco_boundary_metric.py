@@ -121,6 +121,27 @@ def test_backends_agree(scene, moved):
     assert 0 < first['coco/boundary_mAP'] < first['coco/segm_mAP'] < 1
 
 
+@pytest.mark.parametrize('size', [(225, 300), (375, 500), (405, 540), (480, 640)])
+def test_backends_agree_where_the_band_is_a_half_pixel(tmp_path, size):
+    """0.02 of the diagonal of 225x300 is 7.5, which float32 and float64 round differently."""
+    scene = Scene(tmp_path, 3, *size)
+    samples = scene.samples(5)
+    first, second = (evaluate(scene, samples, backend=b, metric='boundary') for b in BACKENDS)
+    for key in first:
+        assert first[key] == pytest.approx(second[key], abs=1e-9), key
+    metrics = [CocoBoundaryMetric(ann_file=scene.file, metric='boundary', backend=b) for b in BACKENDS]
+    detections = [
+        dict(image_id=i, category_id=7 - label, score=0.9, segmentation=encode(np.roll(mask, 3, 1)))
+        for i, label, mask in scene.truth
+    ]
+    evaluations = [m._make_evaluation('boundary', [dict(d) for d in detections]) for m in metrics]
+    for evaluation in evaluations:
+        evaluation.params.maxDets = [1, 10, 100]
+        evaluation.evaluate()
+    for key, ious in evaluations[0].ious.items():
+        assert np.allclose(ious, evaluations[1].ious[key], atol=1e-12), key
+
+
 @BOTH
 def test_equals_coco_metric_but_for_rounding(scene, backend):
     samples = scene.samples(3)
@@ -289,6 +310,27 @@ def test_metric_items_and_registry(scene):
     assert metric.backend == 'faster-coco-eval'
     values = evaluate(scene, scene.samples(2), metric='boundary', metric_items=['mAP_75', 'AR@100'])
     assert list(values) == ['coco/boundary_mAP_75', 'coco/boundary_AR@100']
+
+
+def evaluate_a_part(rank, file, samples, queue):
+    """One of two processes: every second image."""
+    torch.distributed.init_process_group('gloo', init_method=f'file://{file}.store', rank=rank, world_size=2)
+    metric = CocoBoundaryMetric(ann_file=file, metric=ALL)
+    metric.dataset_meta = dict(classes=CLASSES)
+    metric.process({}, samples[rank::2])
+    values = metric.evaluate(size=len(samples))
+    if rank == 0:
+        queue.put(values)
+
+
+def test_two_processes_equal_one(scene):
+    samples = scene.samples(3)
+    expected = evaluate(scene, samples)
+    assert 0 < expected['coco/boundary_mAP'] < 1
+    context = torch.multiprocessing.get_context('spawn')
+    queue = context.SimpleQueue()
+    torch.multiprocessing.spawn(evaluate_a_part, (scene.file, samples, queue), nprocs=2)
+    assert queue.get() == expected
 
 
 def test_twice_gives_the_same(scene):

@@ -6,7 +6,6 @@ Draws the images in which the two differ most, by mask IoU, and random ones; ind
 import argparse
 import json
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from mmdet_edge.analysis.prediction_figures import (
     draw_predictions,
     load_truth,
 )
-from mmdet_edge.engine.command_line import add_common_arguments, check_checkpoint, check_data, load_config, stop
+from mmdet_edge.engine.command_line import check_checkpoint, check_data, load_config, stop
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     for letter in 'ab':
         parser.add_argument(f'config_{letter}', metavar=f'CONFIG_{letter.upper()}', help='config file')
         parser.add_argument(f'checkpoint_{letter}', metavar=f'CHECKPOINT_{letter.upper()}', help='checkpoint file')
-    parser.add_argument('--out', help='folder to write, by default work_dirs/compare_predictions')
+    parser.add_argument('--out', help='folder to write, by default comparison/predictions')
     parser.add_argument('--num-images', type=int, default=8, help='images of each kind, by default 8')
     parser.add_argument('--seed', type=int, default=0, help='seed of the random images, by default 0')
     parser.add_argument('--score-thr', type=float, default=0.5, help='lowest score of a prediction, by default 0.5')
@@ -56,12 +55,7 @@ def parse_args() -> argparse.Namespace:
 
 def load(config: str, options: dict) -> Config:
     """Read a config and check its data."""
-    parser = argparse.ArgumentParser()
-    add_common_arguments(parser)
-    common = parser.parse_args([])
-    # A copy: load_config takes out what it has dealt with.
-    common.config, common.cfg_options = config, deepcopy(options)
-    cfg = load_config(common)
+    cfg = load_config(config, options)
     check_data(cfg, ('test',))
     return cfg
 
@@ -131,7 +125,7 @@ def main() -> None:
         raise stop(f'--num-images must be at least 1, got {args.num_images}')
     if not 0 <= args.score_thr <= 1:
         raise stop(f'--score-thr must be between 0 and 1, got {args.score_thr:g}')
-    out = Path(args.out or 'work_dirs/compare_predictions')
+    out = Path(args.out or 'comparison/predictions')
     if out.exists() and not out.is_dir():
         raise stop(f'--out must be a folder, got the file {out}')
     checkpoints = [args.checkpoint_a, args.checkpoint_b]

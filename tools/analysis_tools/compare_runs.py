@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--baseline', help='name of a setting (default: the only one without "edge" in its name)')
     parser.add_argument('--metrics', nargs='+', help='keys of the log (default: AP, mask branch and mask loss)')
     parser.add_argument(
-        '--out', type=Path, default='work_dirs/comparison', help='folder to write to (default: work_dirs/comparison)'
+        '--out', type=Path, default='comparison/runs', help='folder to write to (default: comparison/runs)'
     )
     return parser.parse_args()
 

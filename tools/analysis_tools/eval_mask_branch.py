@@ -21,7 +21,7 @@ from mmdet_edge.engine.command_line import (
     load_config,
     stop,
 )
-from mmdet_edge.evaluation import evaluate_mask_branch
+from mmdet_edge.evaluation.mask_branch import check_mask_branch, evaluate_mask_branch
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Evaluate; print a table and write the values."""
     args = parse_args()
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
     cfg.load_from = args.checkpoint
     check_checkpoint(args.checkpoint)
     check_data(cfg, ('test',))
@@ -47,11 +47,12 @@ def main() -> None:
     runner.load_or_resume()
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     loader = runner.build_dataloader(cfg.test_dataloader)
-    batches = track(loader, 'mask branch', disable=not is_main_process())
     try:
-        values = evaluate_mask_branch(model, batches, len(loader.dataset))
+        check_mask_branch(model, loader.dataset[0]['data_samples'])
     except ValueError as error:
         raise stop(str(error)) from None
+    batches = track(loader, 'mask branch', disable=not is_main_process())
+    values = evaluate_mask_branch(model, batches, len(loader.dataset))
     if is_main_process():
         table = Table('measure', 'mean over instances', title=f'Mask branch on ground-truth boxes: {args.checkpoint}')
         for name, value in values.items():

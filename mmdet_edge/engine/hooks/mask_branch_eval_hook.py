@@ -6,8 +6,9 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
-from mmdet_edge.evaluation.mask_branch import evaluate_mask_branch
+from mmdet_edge.evaluation.mask_branch import check_mask_branch, evaluate_mask_branch
 
 
 @HOOKS.register_module()
@@ -24,17 +25,27 @@ class MaskBranchEvalHook(Hook):
             custom_hooks = [dict(type='MaskBranchEvalHook')]
     """
 
-    # Before the hooks that log and that save the best checkpoint.
-    priority = 'NORMAL'
+    # Before the hooks that log and that save the best checkpoint, and while EMAHook still has its weights in place.
+    priority = 'ABOVE_NORMAL'
+
+    def before_train(self, runner: Runner) -> None:
+        """Check model and data, before a training that would only fail at its first validation.
+
+        Raises:
+            ValueError: If the model has no mask branch, or the validation set no masks.
+        """
+        check_mask_branch(self._detector(runner), runner.val_dataloader.dataset[0]['data_samples'])
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
         """Evaluate, and add the values to ``metrics`` and to the log."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         loader = runner.val_dataloader
-        values = evaluate_mask_branch(model, loader, len(loader.dataset))
+        values = evaluate_mask_branch(self._detector(runner), loader, len(loader.dataset))
         # The same at each validation.
         del values['num_instances']
         for name, value in values.items():
             runner.message_hub.update_scalar(f'val/mask_branch/{name}', value)
             if metrics is not None:
                 metrics[f'mask_branch/{name}'] = value
+
+    def _detector(self, runner: Runner) -> nn.Module:
+        return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -1,0 +1,66 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmdet.registry import DATASETS, HOOKS, MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.hooks import CheckpointHook, EMAHook, LoggerHook
+from mmengine.logging import MessageHub
+from mmengine.runner.priority import get_priority
+
+from mmdet_edge import MaskBranchEvalHook, get_config_path
+from mmdet_edge.datasets import make_shapes_dataset
+from mmdet_edge.engine.hooks import mask_branch_eval_hook
+
+
+@pytest.fixture
+def runner(tmp_path):
+    """What the hook needs of a runner."""
+    register_all_modules()
+    make_shapes_dataset(str(tmp_path / 'shapes'), num_train=1, num_val=2, size=64)
+    cfg = Config.fromfile(get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'))
+    dataset = DATASETS.build(dict(cfg.val_dataloader.dataset, data_root=str(tmp_path / 'shapes')))
+    loader = torch.utils.data.DataLoader(dataset, collate_fn=pseudo_collate)
+    hub = MessageHub.get_instance('test_mask_branch_eval_hook')
+    return SimpleNamespace(model=MODELS.build(cfg.model), val_dataloader=loader, message_hub=hub, cfg=cfg)
+
+
+def test_adds_its_values_to_the_metrics_and_the_log(runner):
+    hook = HOOKS.build(dict(type='MaskBranchEvalHook'))
+    hook.before_train(runner)
+    metrics = {'coco/segm_mAP': 0.5}
+    hook.after_val_epoch(runner, metrics)
+    assert metrics['coco/segm_mAP'] == 0.5 and 0 <= metrics['mask_branch/mIoU'] <= 1
+    assert runner.message_hub.get_scalar('val/mask_branch/mIoU').current() == metrics['mask_branch/mIoU']
+
+
+def test_runs_before_the_hooks_that_use_its_values_or_swap_the_weights():
+    priority = get_priority(MaskBranchEvalHook.priority)
+    for other in (EMAHook, LoggerHook, CheckpointHook):
+        assert priority < get_priority(other.priority)
+
+
+def test_a_model_or_data_without_masks_is_told_before_the_training(runner):
+    hook = MaskBranchEvalHook()
+    del runner.cfg.val_dataloader.dataset.pipeline[2]
+    assert 'LoadAnnotations' not in str(runner.cfg.val_dataloader.dataset.pipeline)
+    pipeline = DATASETS.build(dict(runner.cfg.val_dataloader.dataset, lazy_init=True)).pipeline
+    runner.val_dataloader.dataset.pipeline, complete = pipeline, runner.val_dataloader.dataset.pipeline
+    with pytest.raises(ValueError, match='the data samples have none.*LoadAnnotations'):
+        hook.before_train(runner)
+    runner.val_dataloader.dataset.pipeline = complete
+    runner.cfg.model.roi_head.update(mask_head=None, mask_roi_extractor=None)
+    runner.model = MODELS.build(runner.cfg.model)
+    with pytest.raises(ValueError, match='no RoI head with a mask branch'):
+        hook.before_train(runner)
+
+
+def test_a_wrapped_model(runner, monkeypatch):
+    seen = []
+    monkeypatch.setattr(mask_branch_eval_hook, 'is_model_wrapper', lambda model: hasattr(model, 'module'))
+    monkeypatch.setattr(mask_branch_eval_hook, 'check_mask_branch', lambda model, sample: seen.append(model))
+    inner, runner.model = runner.model, SimpleNamespace(module=runner.model)
+    MaskBranchEvalHook().before_train(runner)
+    assert seen == [inner]
