@@ -1,6 +1,7 @@
 """What the command lines train.py and test.py share: options, config, checks before anything starts."""
 
 import argparse
+import atexit
 import difflib
 import importlib.util
 import os
@@ -178,6 +179,8 @@ def distribute_on_cpu(cfg: Config) -> None:
     if os.environ['RANK'] == '0':
         print(f'torch {torch.__version__} sees no GPU: {os.environ["WORLD_SIZE"]} CPU processes with gloo', flush=True)
     torch.distributed.init_process_group('gloo')
+    # Left to the end of the interpreter, gloo's threads can abort a process that has done its work.
+    atexit.register(torch.distributed.destroy_process_group)
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',
         device_ids=None,

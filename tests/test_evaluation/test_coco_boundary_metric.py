@@ -321,6 +321,8 @@ def evaluate_a_part(rank, file, samples, queue):
     values = metric.evaluate(size=len(samples))
     if rank == 0:
         queue.put(values)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_equal_one(scene):
