@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pickle
 import zipfile
@@ -34,6 +35,16 @@ def checkpoint(tmp_path):
     return path
 
 
+@contextlib.contextmanager
+def without_compat():
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.add_safe_globals(allowed)
+
+
 def check(content):
     history = content['message_hub']['log_scalars']['train/loss']
     assert isinstance(history, HistoryBuffer)
@@ -59,6 +70,16 @@ def test_checkpoints_of_numpy_1_load(checkpoint, tmp_path):
                 assert b'numpy._core' not in data
             target.writestr(item, data)
     check(torch.load(old))
+
+
+@NEEDS_ALLOW_LIST
+def test_weights_alone_need_no_compat(checkpoint, tmp_path):
+    # The README's recipe for deployment.
+    content = torch.load(checkpoint)
+    meta = dict(dataset_meta=dict(classes=('a', 'b'), palette=[(1, 2, 3)]))
+    torch.save(dict(meta=meta, state_dict=content['state_dict']), tmp_path / 'weights.pth')
+    with without_compat():
+        assert torch.load(tmp_path / 'weights.pth', weights_only=True)['state_dict']['weight'].sum() == 2
 
 
 class Foreign:
@@ -97,12 +118,5 @@ def test_a_foreign_callable_is_refused(item, tmp_path):
 @NEEDS_ALLOW_LIST
 def test_without_compat_it_would_fail(checkpoint):
     # When this no longer holds, torch or mmengine has changed and compat.py can go.
-    from torch.serialization import clear_safe_globals, get_safe_globals
-
-    allowed = get_safe_globals()
-    clear_safe_globals()
-    try:
-        with pytest.raises(pickle.UnpicklingError):
-            torch.load(checkpoint)
-    finally:
-        torch.serialization.add_safe_globals(allowed)
+    with without_compat(), pytest.raises(pickle.UnpicklingError):
+        torch.load(checkpoint)
