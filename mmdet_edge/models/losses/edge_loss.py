@@ -154,8 +154,8 @@ def edge_loss(
         Tensor: See :meth:`EdgeLoss.forward`.
 
     Example:
-        >>> logits, target = torch.zeros(2, 28, 28), torch.ones(2, 28, 28)
-        >>> edge_loss(logits, target).shape
+        >>> logits, target = torch.zeros(4, 80, 28, 28), torch.ones(4, 28, 28)
+        >>> edge_loss(logits, target, label=torch.tensor([0, 3, 3, 79]), filters='prewitt').shape
         torch.Size([])
     """
     loss = EdgeLoss(filters, exponent, smooth_pred, smooth_target, padding_mode, reduction, loss_weight)
@@ -196,10 +196,8 @@ class EdgeLoss(nn.Module):
         Computes in float32 even under autocast: fp16 overflows for kayyali with exponent 5 (12^5).
 
     Example:
-        >>> loss = EdgeLoss(filters=['sobel', 'laplacian'])
-        >>> pred, target = torch.randn(4, 80, 28, 28), torch.ones(4, 28, 28)
-        >>> loss(pred, target, label=torch.tensor([0, 3, 3, 79])).shape
-        torch.Size([])
+        >>> EdgeLoss(filters=['sobel', 'laplacian'], loss_weight=3)
+        EdgeLoss(filters=sobel+laplacian, exponent=2, smoothing=off, padding_mode=zeros, loss_weight=3)
     """
 
     kernels: Tensor

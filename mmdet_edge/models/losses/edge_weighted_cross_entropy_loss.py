@@ -48,9 +48,8 @@ class EdgeWeightedCrossEntropyLoss(EdgeLoss):
         raise the temperature then.
 
     Example:
-        >>> loss = EdgeWeightedCrossEntropyLoss(filters='sobel', temperature=16.0)
-        >>> loss(torch.randn(4, 28, 28), torch.ones(4, 28, 28)).shape
-        torch.Size([])
+        >>> EdgeWeightedCrossEntropyLoss(filters='sobel', temperature=8).temperature
+        8.0
     """
 
     def __init__(self, *args: Any, temperature: float = 16.0, **kwargs: Any) -> None:
