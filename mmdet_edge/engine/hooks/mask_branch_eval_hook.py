@@ -34,7 +34,9 @@ class MaskBranchEvalHook(Hook):
         Raises:
             ValueError: If the model has no mask branch, or the validation set no masks.
         """
-        check_mask_branch(self._detector(runner), runner.val_dataloader.dataset[0]['data_samples'])
+        # Without validation the hook has nothing to do.
+        if runner.val_loop is not None:
+            check_mask_branch(self._detector(runner), runner.val_dataloader.dataset[0]['data_samples'])
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
         """Evaluate, and add the values to ``metrics`` and to the log."""

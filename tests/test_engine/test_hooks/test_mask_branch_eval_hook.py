@@ -24,7 +24,9 @@ def runner(tmp_path):
     dataset = DATASETS.build(dict(cfg.val_dataloader.dataset, data_root=str(tmp_path / 'shapes')))
     loader = torch.utils.data.DataLoader(dataset, collate_fn=pseudo_collate)
     hub = MessageHub.get_instance('test_mask_branch_eval_hook')
-    return SimpleNamespace(model=MODELS.build(cfg.model), val_dataloader=loader, message_hub=hub, cfg=cfg)
+    return SimpleNamespace(
+        model=MODELS.build(cfg.model), val_loop=object(), val_dataloader=loader, message_hub=hub, cfg=cfg
+    )
 
 
 def test_adds_its_values_to_the_metrics_and_the_log(runner):
@@ -55,6 +57,10 @@ def test_a_model_or_data_without_masks_is_told_before_the_training(runner):
     runner.model = MODELS.build(runner.cfg.model)
     with pytest.raises(ValueError, match='no RoI head with a mask branch'):
         hook.before_train(runner)
+
+
+def test_without_validation_there_is_nothing_to_check():
+    MaskBranchEvalHook().before_train(SimpleNamespace(model=torch.nn.Identity(), val_loop=None))
 
 
 def test_a_wrapped_model(runner, monkeypatch):
