@@ -257,7 +257,7 @@ class CocoBoundaryMetric(CocoMetric):
         ratio = self.boundary_dilation_ratio
 
         class Evaluation(COCOeval_faster):
-            """Rounds the width of the band as the paper's code does, where its own float32 falls on the other side."""
+            """Rounds the width of the band as the paper's code does, also where that is close and float32 cannot tell."""
 
             def _prepare(self) -> None:
                 super()._prepare()
@@ -266,8 +266,8 @@ class CocoBoundaryMetric(CocoMetric):
                 for annotation in (*self.cocoGt.anns.values(), *self.cocoDt.anns.values()):
                     size = annotation['rle']['size'] if 'rle' in annotation else (1, 1)
                     diagonal = float(np.hypot(*size))
-                    width = boundary_width(size[0], size[1], ratio)
-                    if width != max(1, round(float(np.float32(ratio)) * diagonal)):
+                    if abs(ratio * diagonal % 1 - 0.5) < 1e-3:
+                        width = boundary_width(size[0], size[1], ratio)
                         annotation['boundary'] = faster_mask.rleToBoundary(annotation['rle'], width / diagonal)
 
         # The evaluation adds keys to the annotations: let them not be CocoMetric's own.
