@@ -257,18 +257,18 @@ class CocoBoundaryMetric(CocoMetric):
         ratio = self.boundary_dilation_ratio
 
         class Evaluation(COCOeval_faster):
-            """Rounds the width of the band as the paper's code does, also where that is close and float32 cannot tell."""
+            """Rounds the width of the band as the paper's code does, where its own float32 may not."""
 
             def _prepare(self) -> None:
                 super()._prepare()
-                if iou_type != 'boundary':
-                    return
                 for annotation in (*self.cocoGt.anns.values(), *self.cocoDt.anns.values()):
-                    size = annotation['rle']['size'] if 'rle' in annotation else (1, 1)
-                    diagonal = float(np.hypot(*size))
+                    if 'boundary' not in annotation:
+                        continue
+                    height, width = annotation['rle']['size']
+                    diagonal = float(np.hypot(height, width))
                     if abs(ratio * diagonal % 1 - 0.5) < 1e-3:
-                        width = boundary_width(size[0], size[1], ratio)
-                        annotation['boundary'] = faster_mask.rleToBoundary(annotation['rle'], width / diagonal)
+                        distance = boundary_width(height, width, ratio)
+                        annotation['boundary'] = faster_mask.rleToBoundary(annotation['rle'], distance / diagonal)
 
         # The evaluation adds keys to the annotations: let them not be CocoMetric's own.
         dataset = self._coco_api.dataset
