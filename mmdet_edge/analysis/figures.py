@@ -80,8 +80,9 @@ def _draw_panel(axes: Axes, metric: str, curves: dict[str, Curve], styles: dict[
         lowest = min(lowest, float(np.min(mean - (0 if spread is None else spread))))
     if baseline in curves:
         axes.axhline(curves[baseline].mean[-1], color=styles[baseline]['color'], linestyle=(0, (1, 2)), linewidth=1)
-    _finish(axes, f'{metric} ({"lower" if lower_is_better(metric) else "higher"} is better)')
-    axes.title.set_fontsize(11)
+    # On two lines: side by side, long names would run into each other.
+    _finish(axes, f'{metric}\n({"lower" if lower_is_better(metric) else "higher"} is better)')
+    axes.title.set_fontsize(10)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     if lower_is_better(metric) and lowest > 0:
@@ -115,7 +116,7 @@ def draw_curves(comparison: Comparison, columns: int = 3) -> Figure:
     longest = max(map(len, styles))
     legend_columns = max(1, min(len(styles), 40 * columns // (longest + 6)))
     legend_height = 0.22 * math.ceil(len(styles) / legend_columns) + 0.1
-    figure = plt.figure(figsize=(max(4.2 * columns, 0.09 * longest + 0.8), 3.1 * rows + legend_height))
+    figure = plt.figure(figsize=(max(4.2 * columns, 0.09 * longest + 0.8), 3.25 * rows + legend_height))
     figure.set_layout_engine('constrained', w_pad=0.08, h_pad=0.06)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (metric, curves) in zip(grid, comparison.curves.items()):
