@@ -84,15 +84,13 @@ def _crop_to_both(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
     return np.pad(first[box], 1), np.pad(second[box], 1)
 
 
-def _score(prob: Tensor, target: Tensor, pasted: np.ndarray, truth: np.ndarray, threshold: float) -> dict[str, float]:
-    """Return the measures of one instance.
+def score_mask(prob: Tensor, target: Tensor, threshold: float = 0.5) -> dict[str, float]:
+    """Return the measures of one instance at the size of the head's masks.
 
     Args:
-        prob (Tensor): Predicted probabilities, (h, w).
+        prob (Tensor): Predicted probabilities, (h, w), on the CPU.
         target (Tensor): Target of the mask head, (h, w), 0 or 1.
-        pasted (np.ndarray): Predicted mask in the image, (H, W), uint8.
-        truth (np.ndarray): True mask in the image, (H, W), uint8.
-        threshold (float): Of the probability.
+        threshold (float): Of the probability. Defaults to 0.5.
 
     Returns:
         dict[str, float]: Measure -> value.
@@ -103,11 +101,31 @@ def _score(prob: Tensor, target: Tensor, pasted: np.ndarray, truth: np.ndarray, 
     scores = {'mIoU': iou, **{f'IoU_{round(100 * t)}': float(iou > t) for t in IOU_THRESHOLDS}}
     for width in BOUNDARY_WIDTHS:
         scores[f'boundary_IoU_{width}px'] = boundary_iou(mask, goal, width)
-    crops = _crop_to_both(pasted, truth)
-    for width in BOUNDARY_WIDTHS:
-        scores[f'image_boundary_IoU_{width}px'] = boundary_iou(*crops, width)
     scores['BCE'] = F.binary_cross_entropy(prob, target).item()
     return scores
+
+
+def _score_in_image(pasted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Return the measures of one instance in the image; both masks are (H, W), uint8."""
+    crops = _crop_to_both(pasted, truth)
+    return {f'image_boundary_IoU_{width}px': boundary_iou(*crops, width) for width in BOUNDARY_WIDTHS}
+
+
+def mask_targets(instances: InstanceData, size: tuple[int, int]) -> Tensor:
+    """Return the targets that a mask head has for RoIs that are the true boxes.
+
+    Args:
+        instances (:obj:`InstanceData`): K instances with ``bboxes`` and ``masks``.
+        size (tuple[int, int]): Height and width of the head's masks.
+
+    Returns:
+        Tensor: Shape (K, h, w), float32, 0 or 1, on the CPU.
+    """
+    boxes = instances.bboxes.tensor if hasattr(instances.bboxes, 'tensor') else instances.bboxes
+    cropped = instances.masks.crop_and_resize(
+        boxes.cpu().numpy(), size, np.arange(len(boxes)), device='cpu', binarize=True
+    )
+    return cropped.to_tensor(torch.float32, 'cpu')
 
 
 def _score_image(prob: Tensor, sample: Any, pasted: Tensor, threshold: float) -> list[dict[str, float]]:
@@ -115,15 +133,40 @@ def _score_image(prob: Tensor, sample: Any, pasted: Tensor, threshold: float) ->
     truth = sample.gt_instances
     if len(truth.labels) == 0:
         return []
-    boxes = truth.bboxes.tensor if hasattr(truth.bboxes, 'tensor') else truth.bboxes
-    targets = truth.masks.crop_and_resize(
-        boxes.cpu().numpy(), prob.shape[-2:], np.arange(len(boxes)), device='cpu', binarize=True
-    ).to_tensor(torch.float32, 'cpu')
+    targets = mask_targets(truth, (prob.shape[-2], prob.shape[-1]))
     masks = truth.masks.to_ndarray().astype(np.uint8)
     return [
-        _score(p, target, image_mask, mask, threshold)
+        {**score_mask(p, target, threshold), **_score_in_image(image_mask, mask)}
         for p, target, image_mask, mask in zip(prob, targets, pasted.cpu().numpy().astype(np.uint8), masks)
     ]
+
+
+def ground_truth_rois(samples: list[Any]) -> tuple[list[InstanceData], bool]:
+    """Return the true boxes in the form and scale in which a RoI head predicts boxes.
+
+    Args:
+        samples (list[:obj:`DetDataSample`]): Preprocessed samples with ``gt_instances``.
+
+    Returns:
+        tuple[list[:obj:`InstanceData`], bool]: ``bboxes``, ``labels`` and ``scores`` of each image, and whether the
+        annotations have the size of the original images.
+    """
+    boxes, in_original_size = [], []
+    for sample in samples:
+        truth = sample.gt_instances
+        height, width = truth.masks.height, truth.masks.width
+        # Annotations loaded after Resize, as in mmdet's test pipelines, have the size of the original image.
+        scale = sample.img_shape[1] / width, sample.img_shape[0] / height
+        in_original_size.append((height, width) == tuple(sample.ori_shape[:2]))
+        tensor = truth.bboxes.tensor if hasattr(truth.bboxes, 'tensor') else truth.bboxes
+        boxes.append(
+            InstanceData(
+                bboxes=tensor * tensor.new_tensor([*scale, *scale]),
+                labels=truth.labels,
+                scores=tensor.new_ones(len(tensor)),
+            )
+        )
+    return boxes, all(in_original_size)
 
 
 def check_mask_branch(model: nn.Module, sample: Any) -> None:
@@ -162,24 +205,10 @@ def score_batch(model: BaseDetector, batch: dict) -> list[list[dict[str, float]]
     data = model.data_preprocessor(batch, False)
     samples = data['data_samples']
     check_mask_branch(model, samples[0])
-    boxes, in_original_size = [], []
-    for sample in samples:
-        truth = sample.gt_instances
-        height, width = truth.masks.height, truth.masks.width
-        # Annotations loaded after Resize, as in mmdet's test pipelines, have the size of the original image.
-        scale = sample.img_shape[1] / width, sample.img_shape[0] / height
-        in_original_size.append((height, width) == tuple(sample.ori_shape[:2]))
-        tensor = truth.bboxes.tensor if hasattr(truth.bboxes, 'tensor') else truth.bboxes
-        boxes.append(
-            InstanceData(
-                bboxes=tensor * tensor.new_tensor([*scale, *scale]),
-                labels=truth.labels,
-                scores=tensor.new_ones(len(tensor)),
-            )
-        )
+    boxes, rescale = ground_truth_rois(samples)
     features = model.extract_feat(data['inputs'])
     with ground_truth_boxes(model.roi_head, boxes) as captured:
-        predicted = model.roi_head.predict(features, boxes, samples, rescale=all(in_original_size))
+        predicted = model.roi_head.predict(features, boxes, samples, rescale=rescale)
     threshold = model.roi_head.test_cfg.mask_thr_binary
     results: list[list[dict[str, float]]] = []
     for index, sample in enumerate(samples):

@@ -1,0 +1,59 @@
+"""A mask head alone, on RoI features that were computed before."""
+
+from typing import Any, Union
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import ConfigType
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+
+@MODELS.register_module()
+class MaskBranch(BaseModel):
+    """Trains a mask head on the items of :class:`RoIFeatureDataset`, with the head's own losses.
+
+    Args:
+        mask_head (dict): Config of an FCN-like mask head.
+
+    Note:
+        The head computes in bfloat16 (autocast), weights and losses are float32: on a CPU with AVX512-BF16 that is 2.5
+        times as fast. Shape letters as in roi_feature_dataset.py.
+    """
+
+    def __init__(self, mask_head: ConfigType) -> None:
+        super().__init__()
+        self.mask_head = MODELS.build(mask_head)
+        # The only thing that the head would need images for.
+        self.mask_head.get_targets = lambda **_: self._targets
+
+    def forward(
+        self, features: Tensor, targets: Tensor, labels: Tensor, mode: str = 'tensor'
+    ) -> Union[dict[str, Tensor], list[dict[str, Tensor]], Tensor]:
+        """Compute the logits and what ``mode`` asks for.
+
+        Args:
+            features (Tensor): Shape (N, C, h, w).
+            targets (Tensor): Shape (N, H, W).
+            labels (Tensor): Shape (N,), integer.
+            mode (str): 'loss', 'predict' or 'tensor'. Defaults to 'tensor'.
+
+        Returns:
+            dict | list[dict] | Tensor: The head's losses; or ``prob`` and ``target``, each (H, W), of every RoI; or the
+            logits, (N, classes, H, W).
+        """
+        with torch.autocast(features.device.type, torch.bfloat16):
+            logits = self.mask_head(features)
+        logits = logits.float()
+        if mode == 'loss':
+            self._targets = targets
+            sampled: Any = [InstanceData(pos_gt_labels=labels)]
+            return self.mask_head.loss_and_target(logits, sampled, batch_gt_instances=None, rcnn_train_cfg=None)[
+                'loss_mask'
+            ]
+        if mode == 'predict':
+            channels = torch.zeros_like(labels) if self.mask_head.class_agnostic else labels
+            probs = logits[torch.arange(len(labels), device=labels.device), channels].sigmoid()
+            return [dict(prob=prob, target=target) for prob, target in zip(probs.cpu(), targets.cpu())]
+        return logits

@@ -1,0 +1,135 @@
+"""Caching what a trained detector hands to its mask head.
+
+Shape letters as in roi_feature_dataset.py.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner, load_checkpoint, set_random_seed
+from rich.progress import track
+from torch import Tensor, nn
+
+from mmdet_edge.evaluation.mask_branch import check_mask_branch, ground_truth_boxes, ground_truth_rois, mask_targets
+
+from .roi_feature_dataset import save_roi_features
+
+RoIs = tuple[Tensor, Tensor, Tensor]
+"""Features (N, C, h, w), targets (N, H, W), labels (N,)."""
+
+
+@torch.no_grad()
+def cache_roi_features(
+    cfg: Config, checkpoint: Union[str, Path], folder: Union[str, Path], num_train: int, num_val: int
+) -> None:
+    """Write the RoI features of a trained detector: those it would train its mask head on, and the true boxes to test.
+
+    The training part is what the detector's own pipeline, RPN and sampler give (its weights frozen, batch
+    normalisation in evaluation mode); the validation part has the true boxes and labels, as in
+    :func:`mmdet_edge.evaluation.evaluate_mask_branch`.
+
+    Args:
+        cfg (Config): The detector and its data.
+        checkpoint (str | Path): Its weights.
+        folder (str | Path): Receives train/ and val/ (see :class:`RoIFeatureDataset`); val/ is written last.
+        num_train (int): Number of training RoIs; images are repeated, with new augmentation, until there are as many.
+        num_val (int): Number of validation RoIs at most.
+
+    Raises:
+        TypeError: If the RoI head is not a plain one with one mask head (a cascade has several).
+        ValueError: If the model has no mask branch, or the validation data no masks or no instance.
+    """
+    init_default_scope('mmdet')
+    set_random_seed(0)
+    model = MODELS.build(cfg.model)
+    val = Runner.build_dataloader(cfg.val_dataloader, seed=0)
+    check_mask_branch(model, val.dataset[0]['data_samples'])
+    if type(model.roi_head) is not StandardRoIHead:
+        raise TypeError(f'RoI features are cached from a StandardRoIHead, got {type(model.roi_head).__name__}')
+    load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
+    model.to(get_device()).eval()
+
+    train = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    rois = _collect(model, _again_and_again(train), _training_rois, num_train, 'training')
+    save_roi_features(Path(folder, 'train'), *rois)
+    save_roi_features(Path(folder, 'val'), *_collect(model, val, _validation_rois, num_val, 'validation'))
+
+
+def _again_and_again(loader: Any) -> Iterator[dict]:
+    """Yield the batches of a loader without end, be it one that never ends by itself or one that goes by epochs."""
+    while True:
+        yield from loader
+
+
+def _collect(model: nn.Module, loader: Any, rois_of: Callable[..., Optional[RoIs]], number: int, name: str) -> RoIs:
+    """Collect the RoIs of as many batches as are needed for ``number``, or as there are."""
+    parts: list[RoIs] = []
+    found = 0
+    # A loader that never ends goes by the number of RoIs, one that does by its length.
+    for batch in track(loader, f'RoI features, {name}', total=None):
+        rois = rois_of(model, batch)
+        if rois is None:
+            continue
+        features, targets, labels = (part.cpu() for part in rois)
+        parts.append((features.half(), targets, labels))
+        found += len(labels)
+        if found >= number:
+            break
+    if not parts:
+        raise ValueError(f'the {name} data have no instance to cache RoI features of')
+    features, targets, labels = (torch.cat(part)[:number] for part in zip(*parts))
+    return features, targets, labels
+
+
+def _training_rois(model: Any, batch: dict) -> RoIs:
+    """Return what the mask head would be trained on with a batch."""
+    head = model.roi_head.mask_head
+    targets: list[Tensor] = []
+    labels: list[Tensor] = []
+
+    def record(mask_preds: Tensor, sampling_results: list, batch_gt_instances: list, rcnn_train_cfg: Any) -> dict:
+        targets.append(head.get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg))
+        labels.append(torch.cat([result.pos_gt_labels for result in sampling_results]))
+        return dict(loss_mask=dict(loss_mask=mask_preds.sum()), mask_targets=targets[-1])
+
+    data = model.data_preprocessor(batch, True)
+    head.loss_and_target = record
+    try:
+        with _features(head) as features:
+            model.loss(data['inputs'], data['data_samples'])
+    finally:
+        del head.loss_and_target
+    return torch.cat(features), torch.cat(targets), torch.cat(labels)
+
+
+def _validation_rois(model: Any, batch: dict) -> Optional[RoIs]:
+    """Return the true boxes of a batch; None if there are none, as then a RoI head does not call its mask head."""
+    data = model.data_preprocessor(batch, False)
+    samples = data['data_samples']
+    boxes, rescale = ground_truth_rois(samples)
+    if not any(len(box.labels) for box in boxes):
+        return None
+    with ground_truth_boxes(model.roi_head, boxes) as captured, _features(model.roi_head.mask_head) as features:
+        model.roi_head.predict(model.extract_feat(data['inputs']), boxes, samples, rescale=rescale)
+    size = captured[0][0][0].shape[-2:]
+    targets = [mask_targets(s.gt_instances, size) for s in samples if len(s.gt_instances.labels)]
+    return torch.cat(features), torch.cat(targets), torch.cat([s.gt_instances.labels for s in samples])
+
+
+@contextmanager
+def _features(mask_head: Any) -> Iterator[list[Tensor]]:
+    """Record what a mask head is called with."""
+    recorded: list[Tensor] = []
+    hook = mask_head.register_forward_pre_hook(lambda _, args: recorded.append(args[0]))
+    try:
+        yield recorded
+    finally:
+        hook.remove()
