@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint, set_random_seed
+from mmengine.structures import InstanceData
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -28,13 +29,13 @@ RoIs = tuple[Tensor, Tensor, Tensor]
 
 @torch.no_grad()
 def cache_roi_features(
-    cfg: Config, checkpoint: Union[str, Path], folder: Union[str, Path], num_train: int, num_val: int
+    cfg: Config, checkpoint: Union[str, Path], folder: Union[str, Path], num_train: int, num_val: int, jitter: float
 ) -> None:
     """Write the RoI features of a trained detector: those it would train its mask head on, and the true boxes to test.
 
-    The training part is what the detector's own pipeline, RPN and sampler give (its weights frozen, batch
-    normalisation in evaluation mode); the validation part has the true boxes and labels, as in
-    :func:`mmdet_edge.evaluation.evaluate_mask_branch`.
+    The training part is what the detector's own pipeline and sampler give (its weights frozen, batch normalisation in
+    evaluation mode) for jittered true boxes, so that the mask branch is measured and not the RPN of a short training;
+    the validation part has the true boxes and labels, as in :func:`mmdet_edge.evaluation.evaluate_mask_branch`.
 
     Args:
         cfg (Config): The detector and its data.
@@ -42,6 +43,8 @@ def cache_roi_features(
         folder (str | Path): Receives train/ and val/ (see :class:`RoIFeatureDataset`); val/ is written last.
         num_train (int): Number of training RoIs; images are repeated, with new augmentation, until there are as many.
         num_val (int): Number of validation RoIs at most.
+        jitter (float): How far the sides of a training box are moved at most, as a share of its width or height. 0
+            takes the proposals of the RPN instead.
 
     Raises:
         TypeError: If the RoI head is not a plain one with one mask head (a cascade has several).
@@ -57,8 +60,11 @@ def cache_roi_features(
     load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
     model.to(get_device()).eval()
 
+    def training_rois(model: Any, batch: dict) -> RoIs:
+        return _training_rois(model, batch, jitter)
+
     train = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    rois = _collect(model, _again_and_again(train), _training_rois, num_train, 'training')
+    rois = _collect(model, _again_and_again(train), training_rois, num_train, 'training')
     save_roi_features(Path(folder, 'train'), *rois)
     save_roi_features(Path(folder, 'val'), *_collect(model, val, _validation_rois, num_val, 'validation'))
 
@@ -89,7 +95,7 @@ def _collect(model: nn.Module, loader: Any, rois_of: Callable[..., Optional[RoIs
     return features, targets, labels
 
 
-def _training_rois(model: Any, batch: dict) -> RoIs:
+def _training_rois(model: Any, batch: dict, jitter: float) -> RoIs:
     """Return what the mask head would be trained on with a batch."""
     head = model.roi_head.mask_head
     targets: list[Tensor] = []
@@ -101,13 +107,32 @@ def _training_rois(model: Any, batch: dict) -> RoIs:
         return dict(loss_mask=dict(loss_mask=mask_preds.sum()), mask_targets=targets[-1])
 
     data = model.data_preprocessor(batch, True)
+    samples = data['data_samples']
     head.loss_and_target = record
     try:
         with _features(head) as features:
-            model.loss(data['inputs'], data['data_samples'])
+            if jitter:
+                model.roi_head.loss(model.extract_feat(data['inputs']), _jittered(samples, jitter), samples)
+            else:
+                model.loss(data['inputs'], samples)
     finally:
         del head.loss_and_target
     return torch.cat(features), torch.cat(targets), torch.cat(labels)
+
+
+def _jittered(samples: list[Any], jitter: float) -> list[InstanceData]:
+    """Return the true boxes of each image, each side moved at random, in the form of RPN's proposals."""
+    proposals = []
+    for sample in samples:
+        truth = sample.gt_instances.bboxes
+        boxes = truth.tensor if hasattr(truth, 'tensor') else truth
+        size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        moved = boxes + jitter * size * (2 * torch.rand_like(boxes) - 1)
+        # As RPN does: mask heads cut their targets out of the image, and the features have to be of the same box.
+        height, width = sample.img_shape[:2]
+        moved = torch.minimum(moved.clamp(min=0), moved.new_tensor([width, height, width, height]))
+        proposals.append(InstanceData(bboxes=moved, scores=boxes.new_ones(len(boxes))))
+    return proposals
 
 
 def _validation_rois(model: Any, batch: dict) -> Optional[RoIs]:

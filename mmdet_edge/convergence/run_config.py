@@ -128,9 +128,11 @@ def _mask_branch_config(cfg: Config, spec: Spec) -> Config:
         {
             **{name: cfg[name] for name in keep if name in cfg},
             'custom_imports': dict(imports=[*imports, 'mmdet_edge.convergence'], allow_failed_imports=False),
+            # Not read by the runner: what the RoI features are is part of what a result was made with.
+            'roi_features': dict(config=spec.config, **spec.features),
             'model': dict(type='MaskBranch', mask_head=cfg.model.roi_head.mask_head),
             'train_dataloader': loader(
-                batch_size=spec.features['batch_size'], sampler=dict(type='InfiniteSampler', shuffle=True)
+                batch_size=int(spec.features['batch_size']), sampler=dict(type='InfiniteSampler', shuffle=True)
             ),
             'val_dataloader': evaluation,
             'val_evaluator': metric,

@@ -172,7 +172,11 @@ class Scheduler:
         """Return the runs without a result that was made with the config of today."""
         done = self._done()
         finished = {_key_of(run) for run in done}
-        return [key for key in self.spec.keys(done)[0] if key not in finished]
+        keys, _ = self.spec.keys(done)
+        for key in keys:
+            # A config that does not fit its budget fails now, not when its turn comes.
+            self._config(key)
+        return [key for key in keys if key not in finished]
 
     def _config(self, key: RunKey) -> tuple[Config, str]:
         """Return the config of a run and its hash."""
@@ -294,7 +298,7 @@ class Scheduler:
     def _features_hash(self) -> str:
         """Return what tells apart the RoI features of two specs."""
         cfg = make_detector_config(self.spec, self.cfg_options)
-        cfg.roi_features = {name: self.spec.features[name] for name in ('num_train', 'num_val')}
+        cfg.roi_features = {name: self.spec.features[name] for name in ('num_train', 'num_val', 'jitter')}
         return config_hash(cfg)
 
     def _detector_config(self) -> Config:
@@ -361,11 +365,12 @@ def _devices(slot: int, gpus: int) -> Iterator[None]:
 
 def _terminate(process: Any) -> None:
     """End a child and what it has started, and wait for it."""
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        # It is at its beginning, or at its end.
-        process.terminate()
+    if process.is_alive():
+        try:
+            os.killpg(process.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            # It has not come to making its group yet.
+            process.terminate()
     process.join()
 
 
@@ -391,10 +396,11 @@ def _train(config: Path, gpus: int) -> None:
     build_runner(Config.fromfile(config)).train()
 
 
-def _cache(config: Path, folder: Path, features: dict[str, int]) -> None:
+def _cache(config: Path, folder: Path, features: dict[str, float]) -> None:
     """Cache the RoI features of a detector that was trained."""
     checkpoint = config.with_name('last_checkpoint').read_text().strip()
-    cache_roi_features(Config.fromfile(config), checkpoint, folder, features['num_train'], features['num_val'])
+    num_train, num_val = int(features['num_train']), int(features['num_val'])
+    cache_roi_features(Config.fromfile(config), checkpoint, folder, num_train, num_val, features['jitter'])
 
 
 def _versions() -> dict[str, str]:

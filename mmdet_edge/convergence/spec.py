@@ -13,6 +13,7 @@ from mmdet_edge.paths import get_config_path
 
 PROTOCOLS = ('mask-branch', 'full')
 TUNED = 'tuned'
+FEATURES = {'num_train', 'num_val', 'jitter', 'batch_size'}
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Spec:
             ``learning_rates='tuned'`` is the baseline's best at each budget, once its runs are done.
         baseline (str): Name of the setting that the others are compared with.
         metrics (list[str]): Keys of the metrics that are compared; the learning rate is tuned by the first.
-        features (dict): For 'mask-branch': ``num_train`` and ``num_val`` RoIs to cache, ``batch_size`` in RoIs.
+        features (dict): For 'mask-branch': ``num_train`` and ``num_val`` RoIs to cache, with ``jitter`` (see
+            :func:`cache_roi_features`); ``batch_size`` of the training, in RoIs.
         gpus (int): Of one run. Defaults to 1; with more, runs start through tools/dist_train.sh.
 
     Raises:
@@ -75,17 +77,15 @@ class Spec:
     runs: Sequence[Mapping[str, Any]]
     baseline: str
     metrics: Sequence[str]
-    features: Mapping[str, int] = field(default_factory=dict)
+    features: Mapping[str, float] = field(default_factory=dict)
     gpus: int = 1
 
     def __post_init__(self) -> None:
         """Check what would otherwise fail hours later."""
         if self.protocol not in PROTOCOLS:
             raise ValueError(f'{self.name}: protocol must be one of {PROTOCOLS}, got {self.protocol!r}')
-        if self.protocol == 'mask-branch' and set(self.features) != {'num_train', 'num_val', 'batch_size'}:
-            raise ValueError(
-                f'{self.name}: features must have num_train, num_val and batch_size, got {dict(self.features)}'
-            )
+        if self.protocol == 'mask-branch' and set(self.features) != FEATURES:
+            raise ValueError(f'{self.name}: features must have {sorted(FEATURES)}, got {sorted(self.features)}')
         if self.protocol == 'mask-branch' and self.gpus > 1:
             raise ValueError(f'{self.name}: a mask-branch run takes one GPU, got gpus={self.gpus}')
         if self.baseline not in self.settings:

@@ -135,10 +135,12 @@ def _score_image(prob: Tensor, sample: Any, pasted: Tensor, threshold: float) ->
         return []
     targets = mask_targets(truth, (prob.shape[-2], prob.shape[-1]))
     masks = truth.masks.to_ndarray().astype(np.uint8)
-    return [
-        {**score_mask(p, target, threshold), **_score_in_image(image_mask, mask)}
-        for p, target, image_mask, mask in zip(prob, targets, pasted.cpu().numpy().astype(np.uint8), masks)
-    ]
+    scores = []
+    for p, target, image_mask, mask in zip(prob, targets, pasted.cpu().numpy().astype(np.uint8), masks):
+        at_head = score_mask(p, target, threshold)
+        bce = at_head.pop('BCE')
+        scores.append({**at_head, **_score_in_image(image_mask, mask), 'BCE': bce})
+    return scores
 
 
 def ground_truth_rois(samples: list[Any]) -> tuple[list[InstanceData], bool]:

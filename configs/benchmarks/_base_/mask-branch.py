@@ -3,7 +3,7 @@ protocol = 'mask-branch'
 baseline = 'baseline'
 # Learning rates are tuned by the first.
 metrics = ['mask_branch/mIoU', 'mask_branch/boundary_IoU_1px', 'mask_branch/IoU_85', 'mask_branch/BCE']
-features = dict(num_train=16000, num_val=2000, batch_size=64)
+features = dict(num_train=16000, num_val=2000, jitter=0.1, batch_size=64)
 
 
 def _edge(**loss):
@@ -36,7 +36,6 @@ for _w in (3, 10, 30):
     settings[f'squared-w{_w}'] = _mask(dict(type='MSELoss', loss_weight=_w))
 for _w in (1, 3, 10):
     settings[f'dice-w{_w}'] = _mask(dict(type='DiceLoss', activate=False, loss_weight=_w))
-_controls = list(settings)[1:]
 # The survey of the paper: filters and exponents, each with weights over two decades.
 for _p, _weights in {
     1: (0.1, 0.3, 1, 3, 10),
@@ -65,7 +64,6 @@ for _p, _w in ((1, 1), (2, 3)):
     )
 for _w in (0.3, 1, 3):
     settings[f'weighted-ce-w{_w}'] = _edge(type='EdgeWeightedCrossEntropyLoss', loss_weight=_w)
-_survey = [name for name in settings if name not in ('baseline', *_controls)]
 # What the paper did not try.
 _l1, _l2 = dict(type='EdgeLoss', exponent=1), dict(type='EdgeLoss', exponent=2)
 for _a, _b in ((1, 1), (1, 3), (2, 3), (3, 3), (3, 6)):
@@ -84,10 +82,11 @@ for _a, _b in ((5, 1), (10, 1), (10, 2)):
     settings[f'squared-w{_a}+sobel-p1-w{_b}'] = _mask(dict(type='MSELoss', loss_weight=_a), exponent=1, loss_weight=_b)
 for _p, _w in ((1, 0.25), (1, 0.75), (2, 0.1875)):
     settings[f'scharr-p{_p}-w{_w}'] = _tried(type='TriedEdgeLoss', kernels='scharr', exponent=_p, loss_weight=_w)
-for _p, _w in ((1, 1), (1, 3), (2, 3)):
-    settings[f'sobel-two-scales-p{_p}-w{_w}'] = _tried(
-        type='TriedEdgeLoss', dilations=(1, 2), exponent=_p, loss_weight=_w
-    )
+for _name, _scales in {'two-scales': (1, 2), 'three-scales': (1, 2, 4), 'four-scales': (1, 2, 4, 8), 'twofold': (2,)}.items():
+    for _p, _w in ((1, 1), (1, 3), (1.5, 1), (1.5, 3), (2, 1), (2, 3), (2, 10)):
+        settings[f'sobel-{_name}-p{_p}-w{_w}'] = _tried(
+            type='TriedEdgeLoss', dilations=_scales, exponent=_p, loss_weight=_w
+        )
 for _p, _w in ((1, 2), (1, 4), (2, 6)):
     settings[f'sobel-identity-p{_p}-w{_w}'] = _tried(
         type='TriedEdgeLoss', kernels=['sobel', 'identity'], exponent=_p, loss_weight=_w
@@ -101,4 +100,27 @@ for _a, _b in ((1, 2), (2, 1)):
         settings[f'sobel-p{_a}-to-p{_b}-w{_w}'] = _tried(
             dict(option='exponent', start=_a, end=_b), type='EdgeLoss', exponent=_a, loss_weight=_w
         )
-_tried_settings = [name for name in settings if name not in ('baseline', *_controls, *_survey)]
+
+_rates = [0.02, 0.05, 0.1, 0.2]
+_seeds = [0, 1, 2]
+_controls = ['squared-w10', 'dice-w3']
+_main = [
+    *('sobel-p1-w1', 'sobel-p1-w3', 'sobel-p1.5-w1', 'sobel-p1.5-w3', 'sobel-p2-w1', 'sobel-p2-w3'),
+    *('sobel-two-scales-p2-w3', 'dice-w2+sobel-p1-w2'),
+]
+_survey = [
+    *('bce-w2', 'bce-w4', 'squared-w3', 'squared-w10', 'squared-w30', 'dice-w1', 'dice-w3', 'dice-w10'),
+    *('sobel-p1-w0.3', 'sobel-p1-w1', 'sobel-p1-w3', 'sobel-p1-w10', 'sobel-p1.5-w1', 'sobel-p1.5-w3'),
+    *('sobel-p2-w0.3', 'sobel-p2-w1', 'sobel-p2-w3', 'sobel-p2-w10', 'sobel-p2-w30', 'sobel-p3-w0.3', 'sobel-p3-w1'),
+    *('sobel-p4-w0.1', 'sobel-p4-w0.3', 'sobel-p5-w0.1', 'sobel-p5-w0.3', 'prewitt-p2-w1.8', 'prewitt-p2-w6'),
+    *('kayyali-p2-w0.03', 'kayyali-p2-w0.1', 'roberts-p2-w3', 'roberts-p2-w10', 'laplacian-p2-w0.1'),
+    *('laplacian-p2-w0.3', 'sobel-laplacian-p2-w0.3', 'sobel-laplacian-p2-w1', 'sobel-p2-w3-smooth-target'),
+    *('sobel-p2-w3-smooth-both', 'weighted-ce-w0.3', 'weighted-ce-w1'),
+]
+runs = [
+    # The learning rate of the baseline is tuned at every budget; the others take it over.
+    dict(settings=['baseline'], budgets=[120], learning_rates=_rates, seeds=[0]),
+    dict(settings=['baseline', *_main[3:6], *_controls], budgets=[120], learning_rates='tuned', seeds=_seeds),
+    # Extra losses make the gradient larger: a lower rate may be better for them.
+    dict(settings=[*_main[3:6], *_controls], budgets=[120], learning_rates=[0.05], seeds=_seeds),
+]
