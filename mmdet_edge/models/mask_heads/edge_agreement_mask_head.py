@@ -16,7 +16,8 @@ class EdgeAgreementMaskHead(EdgeAgreementMixin, FCNMaskHead):
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``FCNMaskHead``. Defaults to
-            ``dict(type='EdgeLoss')``, the setting that this package recommends.
+            ``dict(type='EdgeLoss', loss_weight=3.0)``, the setting that this package recommends; a dict given here
+            replaces it as a whole.
         **kwargs: The arguments of ``FCNMaskHead``.
 
     Example:

@@ -18,12 +18,18 @@ class EdgeAgreementMixin:
     :class:`SumMaskLoss` there.
 
     Args:
-        loss_edge (ConfigDict | dict, optional): Config of the edge loss, by default of type 'EdgeLoss'; None
-            switches it off. Defaults to ``dict(type='EdgeLoss')``, the setting that this package recommends.
+        loss_edge (ConfigDict | dict, optional): Config of the edge loss, by default of type 'EdgeLoss'; it replaces the
+            default as a whole. None switches it off. Defaults to ``dict(type='EdgeLoss', loss_weight=3.0)``, the setting
+            that this package recommends (docs/evidence.md); the authors' is ``dict(type='EdgeLoss')``.
         **kwargs: The arguments of the mask head.
     """
 
-    def __init__(self, *, loss_edge: OptConfigType = dict(type='EdgeLoss'), **kwargs: Any) -> None:  # noqa: B006
+    def __init__(
+        self,
+        *,
+        loss_edge: OptConfigType = dict(type='EdgeLoss', loss_weight=3.0),  # noqa: B006
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.loss_edge = None if loss_edge is None else MODELS.build({'type': 'EdgeLoss', **loss_edge})
 
