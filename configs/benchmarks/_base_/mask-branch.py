@@ -82,7 +82,12 @@ for _a, _b in ((5, 1), (10, 1), (10, 2)):
     settings[f'squared-w{_a}+sobel-p1-w{_b}'] = _mask(dict(type='MSELoss', loss_weight=_a), exponent=1, loss_weight=_b)
 for _p, _w in ((1, 0.25), (1, 0.75), (2, 0.1875)):
     settings[f'scharr-p{_p}-w{_w}'] = _tried(type='TriedEdgeLoss', kernels='scharr', exponent=_p, loss_weight=_w)
-for _name, _scales in {'two-scales': (1, 2), 'three-scales': (1, 2, 4), 'four-scales': (1, 2, 4, 8), 'twofold': (2,)}.items():
+for _name, _scales in {
+    'two-scales': (1, 2),
+    'three-scales': (1, 2, 4),
+    'four-scales': (1, 2, 4, 8),
+    'twofold': (2,),
+}.items():
     for _p, _w in ((1, 1), (1, 3), (1.5, 1), (1.5, 3), (2, 1), (2, 3), (2, 10)):
         settings[f'sobel-{_name}-p{_p}-w{_w}'] = _tried(
             type='TriedEdgeLoss', dilations=_scales, exponent=_p, loss_weight=_w
@@ -104,10 +109,7 @@ for _a, _b in ((1, 2), (2, 1)):
 _rates = [0.02, 0.05, 0.1, 0.2]
 _seeds = [0, 1, 2]
 _controls = ['squared-w10', 'dice-w3']
-_main = [
-    *('sobel-p1-w1', 'sobel-p1-w3', 'sobel-p1.5-w1', 'sobel-p1.5-w3', 'sobel-p2-w1', 'sobel-p2-w3'),
-    *('sobel-two-scales-p2-w3', 'dice-w2+sobel-p1-w2'),
-]
+_best = ['sobel-p1.5-w3', 'sobel-p2-w1', 'sobel-p2-w3']
 _survey = [
     *('bce-w2', 'bce-w4', 'squared-w3', 'squared-w10', 'squared-w30', 'dice-w1', 'dice-w3', 'dice-w10'),
     *('sobel-p1-w0.3', 'sobel-p1-w1', 'sobel-p1-w3', 'sobel-p1-w10', 'sobel-p1.5-w1', 'sobel-p1.5-w3'),
@@ -118,9 +120,13 @@ _survey = [
     *('sobel-p2-w3-smooth-both', 'weighted-ce-w0.3', 'weighted-ce-w1'),
 ]
 runs = [
-    # The learning rate of the baseline is tuned at every budget; the others take it over.
-    dict(settings=['baseline'], budgets=[120], learning_rates=_rates, seeds=[0]),
-    dict(settings=['baseline', *_main[3:6], *_controls], budgets=[120], learning_rates='tuned', seeds=_seeds),
-    # Extra losses make the gradient larger: a lower rate may be better for them.
-    dict(settings=[*_main[3:6], *_controls], budgets=[120], learning_rates=[0.05], seeds=_seeds),
+    # The learning rate of the baseline is tuned at each budget; an extra loss makes the gradient larger, and gets the
+    # chance of a lower one too.
+    dict(settings=['baseline'], budgets=[120, 60], learning_rates=_rates, seeds=[0]),
+    dict(settings=['baseline'], budgets=[240], learning_rates=[0.05, 0.1], seeds=[0]),
+    dict(settings=['baseline', *_best, *_controls], budgets=[120], learning_rates='tuned', seeds=_seeds),
+    dict(settings=[*_best, *_controls], budgets=[120], learning_rates=[0.05], seeds=_seeds),
+    dict(settings=['baseline', 'sobel-p2-w3'], budgets=[60], learning_rates='tuned', seeds=_seeds),
+    dict(settings=['sobel-p2-w3'], budgets=[60, 240], learning_rates=[0.05], seeds=_seeds),
+    dict(settings=['baseline'], budgets=[240], learning_rates='tuned', seeds=_seeds),
 ]
