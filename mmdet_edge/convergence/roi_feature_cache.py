@@ -34,8 +34,9 @@ def cache_roi_features(
     """Write the RoI features of a trained detector: those it would train its mask head on, and the true boxes to test.
 
     The training part is what the detector's own pipeline and sampler give (its weights frozen, batch normalisation in
-    evaluation mode) for jittered true boxes beside the exact ones, so that the mask branch is measured and not the RPN of a short training;
-    the validation part has the true boxes and labels, as in :func:`mmdet_edge.evaluation.evaluate_mask_branch`.
+    evaluation mode) for jittered true boxes beside the exact ones, so that the mask branch is measured and not the RPN
+    of a short training; the validation part has the true boxes and labels, as in
+    :func:`mmdet_edge.evaluation.evaluate_mask_branch`.
 
     Args:
         cfg (Config): The detector and its data.

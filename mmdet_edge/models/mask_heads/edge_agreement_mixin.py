@@ -19,8 +19,8 @@ class EdgeAgreementMixin:
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss, by default of type 'EdgeLoss'; it replaces the
-            default as a whole. None switches it off. Defaults to ``dict(type='EdgeLoss', loss_weight=3.0)``, the setting
-            that this package recommends (docs/evidence.md); the authors' is ``dict(type='EdgeLoss')``.
+            default as a whole. None switches it off. Defaults to ``dict(type='EdgeLoss', loss_weight=3.0)``, the
+            setting that this package recommends (docs/evidence.md); the authors' is ``dict(type='EdgeLoss')``.
         **kwargs: The arguments of the mask head.
     """
 
