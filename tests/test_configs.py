@@ -19,7 +19,7 @@ MMDET = Path(get_installed_path('mmdet')) / '.mim' / 'configs' / 'mask_rcnn'
 COCO = sorted(p.stem for p in FOLDER.glob('*_coco*.py'))
 OWN = sorted(p.stem for p in FOLDER.glob('*_fpn_edge_*.py') if '_coco' not in p.stem)
 SURVEY = {
-    'edge': dict(loss_weight=3),
+    'edge': dict(exponent=1.5, loss_weight=3),
     'edge-paper': dict(),
     'edge-laplacian': dict(filters=('laplacian',)),
     'edge-sobel-laplacian': dict(filters=('sobel', 'laplacian')),

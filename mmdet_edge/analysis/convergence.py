@@ -28,6 +28,7 @@ METRIC_TITLES = {
     'mask_branch/boundary_IoU_2px': 'boundary IoU (2 px)',
     'mask_branch/image_boundary_IoU_1px': 'boundary IoU in the image (1 px)',
     'mask_branch/image_boundary_IoU_2px': 'boundary IoU in the image (2 px)',
+    'mask_branch/IoU_85': 'IoU > 0.85',
     'mask_branch/BCE': 'mask BCE',
     'coco/segm_mAP': 'mask AP',
     'coco/segm_mAP_50': 'mask AP50',

@@ -1,5 +1,7 @@
 """Real images, if MMDET_EDGE_DATA names a folder that has them."""
 
+import json
+
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
@@ -8,7 +10,7 @@ from mmengine.logging import MMLogger
 from mmdet_edge import CocoBoundaryMetric
 from mmdet_edge.evaluation.coco_boundary_metric import BACKENDS
 
-from .conftest import CONFIGS, metrics, run_python, scalars
+from .conftest import CONFIGS, ROOT, metrics, run_python, scalars
 
 # A hardly trained model: draw whatever it finds, so that there is something to evaluate.
 FEW_IMAGES = [
@@ -86,3 +88,23 @@ def test_the_standard_coco_config(real_data, tmp_path):
         OMP_NUM_THREADS='2',
     )
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics(tmp_path / 'test'))
+
+
+def test_the_coco_benchmark(real_data, tmp_path):
+    """The spec for 8 GPUs, with 2 processes and 2 steps: unchanged but for that, data root and initial weights."""
+    spec = tmp_path / 'coco_two_steps.py'
+    spec.write_text(
+        f'_base_ = {str(ROOT / "configs/benchmarks/coco_full.py")!r}\n'
+        'gpus = 2\nbaseline = "edge"\n'
+        'runs = [dict(settings=["edge"], learning_rates=[0.02], seeds=[0])]\n'
+    )
+    run_python(
+        'benchmarks/convergence.py', spec, '--work-dir', tmp_path / 'run', '--data-root', real_data / 'coco_tiny',
+        '--cfg-options', *FEW_IMAGES, 'model.backbone.init_cfg=None', 'train_cfg.max_epochs=1',
+        'train_dataloader.dataset.indices=8', 'default_hooks.logger.interval=1',
+    )  # fmt: skip
+    (line,) = (json.loads(text) for text in (tmp_path / 'run/results.jsonl').read_text().splitlines())
+    assert {'coco/bbox_mAP', 'coco/segm_mAP', 'coco/boundary_mAP'} <= set(line['metrics'])
+    (work_dir,) = (tmp_path / 'run/runs/own-schedule').glob('edge_lr0.02/seed0')
+    steps = [step for step in scalars(work_dir) if 'loss' in step]
+    assert len(steps) == 2 and all(0 < step['loss_edge'] < 20 for step in steps)

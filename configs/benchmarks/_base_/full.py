@@ -12,6 +12,16 @@ def _edge(**loss):
 
 settings = {
     'baseline': dict(),
-    'sobel-p2-w1': _edge(filters='sobel', exponent=2, loss_weight=1),
+    'sobel-p1.5-w3': _edge(filters='sobel', exponent=1.5, loss_weight=3),
     'sobel-p2-w3': _edge(filters='sobel', exponent=2, loss_weight=3),
 }
+_rates = [0.02, 0.03, 0.04, 0.01]
+_seeds = [0, 1, 2]
+runs = [
+    # The learning rate of the baseline is tuned with 100 steps, and taken over by the others.
+    dict(settings=['baseline'], budgets=[100], learning_rates=_rates, seeds=[0]),
+    dict(settings=['baseline', 'sobel-p1.5-w3'], budgets=[100], learning_rates='tuned', seeds=_seeds),
+    dict(settings=['baseline'], budgets=[200], learning_rates=_rates[:2], seeds=[0]),
+    dict(settings=['baseline', 'sobel-p1.5-w3'], budgets=[200], learning_rates='tuned', seeds=_seeds),
+    dict(settings=['sobel-p2-w3'], budgets=[100], learning_rates='tuned', seeds=_seeds),
+]

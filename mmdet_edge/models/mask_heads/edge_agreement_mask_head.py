@@ -16,8 +16,8 @@ class EdgeAgreementMaskHead(EdgeAgreementMixin, FCNMaskHead):
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``FCNMaskHead``. Defaults to
-            ``dict(type='EdgeLoss', loss_weight=3.0)``, the setting that this package recommends; a dict given here
-            replaces it as a whole.
+            ``dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)``, the setting that this package recommends; a dict
+            given here replaces it as a whole.
         **kwargs: The arguments of ``FCNMaskHead``.
 
     Example:

@@ -19,15 +19,16 @@ class EdgeAgreementMixin:
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss, by default of type 'EdgeLoss'; it replaces the
-            default as a whole. None switches it off. Defaults to ``dict(type='EdgeLoss', loss_weight=3.0)``, the
-            setting that this package recommends (docs/evidence.md); the authors' is ``dict(type='EdgeLoss')``.
+            default as a whole. None switches it off. Defaults to
+            ``dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)``, the setting that this package recommends
+            (docs/evidence.md); the authors' is ``dict(type='EdgeLoss')``.
         **kwargs: The arguments of the mask head.
     """
 
     def __init__(
         self,
         *,
-        loss_edge: OptConfigType = dict(type='EdgeLoss', loss_weight=3.0),  # noqa: B006
+        loss_edge: OptConfigType = dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0),  # noqa: B006
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
