@@ -9,6 +9,7 @@ import platform
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -391,9 +392,11 @@ def _run_in_child(target: Callable, args: tuple, log: Path, slot: int, threads: 
 
 def _train(config: Path, gpus: int) -> None:
     """Train a config as tools/train.py does."""
-    if gpus > 1:
-        os.execvp('bash', ['bash', str(ROOT / 'tools/dist_train.sh'), str(config), str(gpus), '--resume'])
-    build_runner(Config.fromfile(config)).train()
+    if gpus == 1:
+        build_runner(Config.fromfile(config)).train()
+    else:
+        # Not by exec, which would close the pipe whose end tells the parent that the training has ended.
+        sys.exit(subprocess.call(['bash', str(ROOT / 'tools/dist_train.sh'), str(config), str(gpus), '--resume']))
 
 
 def _cache(config: Path, folder: Path, features: dict[str, float]) -> None:

@@ -1,0 +1,2 @@
+_base_ = './_base_/proposals.py'
+config = 'mask_rcnn_edge/mask-rcnn_r18_fpn_1xb4-300i_nuclei.py'
