@@ -37,7 +37,9 @@ from .run_config import make_detector_config, make_run_config, place_features
 from .spec import RunKey, Spec, config_hash
 
 KEY_FIELDS = [f.name for f in fields(RunKey)]
-ROOT = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[1]
+# Where tools/ is: in a wheel, or in a checkout.
+ROOT = PACKAGE / '.mim' if (PACKAGE / '.mim').is_dir() else PACKAGE.parent
 STAMP = 'config.sha256'
 
 # A forked child has the libraries loaded already; loading them takes as long as a short training of a mask head. But it
@@ -416,6 +418,8 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> Optional[str]:
     """Return the commit of this checkout, with '+' if files differ from it; None outside of one."""
+    if not (ROOT / '.git').exists():
+        return None
     git = ['git', '-C', str(ROOT)]
     found = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=False)
     if found.returncode:
