@@ -105,8 +105,8 @@ def starts(work_dir):
 def finished_once(tmp_path_factory):
     """A benchmark that was run to its end, and what it printed."""
     folder = tmp_path_factory.mktemp('finished')
-    write_features(folder / 'work')
-    output = Call(write_spec(folder), '--work-dir', folder / 'work', '--jobs', '2').end()
+    write_features(folder / 'bench')
+    output = Call(write_spec(folder), '--work-dir', folder / 'bench', '--jobs', '2').end()
     return folder, output
 
 
@@ -118,12 +118,12 @@ def finished(finished_once, tmp_path):
 
 
 def call(folder, *args, code=0):
-    return Call(folder / 'tiny.py', '--work-dir', folder / 'work', *args).end(code)
+    return Call(folder / 'tiny.py', '--work-dir', folder / 'bench', *args).end(code)
 
 
 def test_from_start_to_end(finished_once):
     folder, output = finished_once
-    results = read_results(folder / 'work')
+    results = read_results(folder / 'bench')
     assert sorted((r['setting'], r['seed']) for r in results) == [(s, i) for s in ('baseline', 'edge') for i in (0, 1)]
     for result in results:
         assert list(result) == [
@@ -140,37 +140,37 @@ def test_from_start_to_end(finished_once):
     # Seeds and settings are different trainings.
     assert len({r['metrics']['mask_branch/BCE'] for r in results}) == 4
     assert len(lines_with(output, r'(baseline|edge), 3 steps, seed [01]: mask_branch/mIoU 0\.\d{4} \(\d+ s; ')) == 4
-    assert f'report: {folder}/work/report/report.md' in output.replace('\n', '')
-    report = (folder / 'work/report/report.md').read_text()
+    assert f'report: {folder}/bench/report/report.md' in output.replace('\n', '')
+    report = (folder / 'bench/report/report.md').read_text()
     assert '## 3 steps' in report and lines_with(report, r"^\| edge \| config's \| 2 \| 0\.\d{4} ± ")
-    assert len(starts(folder / 'work')) == 4
-    log = (folder / 'work/runs/3/edge/seed1/console.log').read_text()
+    assert len(starts(folder / 'bench')) == 4
+    log = (folder / 'bench/runs/3/edge/seed1/console.log').read_text()
     assert 'Iter(train) [3/3]' in log and 'loss_edge' in log
 
 
 def test_second_call_starts_nothing(finished):
-    before = (finished / 'work/results.jsonl').read_text(), starts(finished / 'work')
-    (finished / 'work/report/report.md').unlink()
+    before = (finished / 'bench/results.jsonl').read_text(), starts(finished / 'bench')
+    (finished / 'bench/report/report.md').unlink()
     output = call(finished)
-    assert ((finished / 'work/results.jsonl').read_text(), starts(finished / 'work')) == before
-    assert (finished / 'work/report/report.md').is_file() and not lines_with(output, 'runs left')
+    assert ((finished / 'bench/results.jsonl').read_text(), starts(finished / 'bench')) == before
+    assert (finished / 'bench/report/report.md').is_file() and not lines_with(output, 'runs left')
 
 
 def test_changed_option_reruns_its_setting(finished):
-    before = read_results(finished / 'work')
+    before = read_results(finished / 'bench')
     write_spec(finished, edge_weight=5.0)
-    assert call(finished, '--check').endswith(f'2 runs are missing in {finished}/work/results.jsonl\n')
+    assert call(finished, '--check').endswith(f'2 runs are missing in {finished}/bench/results.jsonl\n')
     output = call(finished)
     assert lines_with(output, 'edge, 3 steps, seed 0:') and not lines_with(output, 'baseline, 3 steps, seed 0:')
-    results = read_results(finished / 'work')
+    results = read_results(finished / 'bench')
     assert results[:4] == before and [(r['setting'], r['seed']) for r in results[4:]] == [('edge', 0), ('edge', 1)]
     # The last line of a run counts, and nothing is left of the one before.
-    assert "| edge | config's | 2 |" in (finished / 'work/report/report.md').read_text()
-    assert len(starts(finished / 'work')) == 4
+    assert "| edge | config's | 2 |" in (finished / 'bench/report/report.md').read_text()
+    assert len(starts(finished / 'bench')) == 4
 
 
 def test_broken_last_line(finished):
-    path = finished / 'work/results.jsonl'
+    path = finished / 'bench/results.jsonl'
     lines = path.read_text().splitlines(keepends=True)
     lost = json.loads(lines[-1])
     path.write_text(''.join(lines)[:-30])
@@ -180,7 +180,7 @@ def test_broken_last_line(finished):
     call(finished, '--report')
     assert path.read_text() == before
     call(finished)
-    results = read_results(finished / 'work')
+    results = read_results(finished / 'bench')
     assert [json.dumps(r) + '\n' for r in results[:3]] == lines[:3] and len(results) == 4
     # Trained again, with the same result.
     for key in ('setting', 'seed', 'config_sha256'):
@@ -190,17 +190,17 @@ def test_broken_last_line(finished):
 
 def test_check_and_report_start_nothing(tmp_path):
     write_spec(tmp_path)
-    write_features(tmp_path / 'work')
-    assert call(tmp_path, '--check').endswith(f'4 runs are missing in {tmp_path}/work/results.jsonl\n')
-    assert f'error: [Errno 2] No such file or directory: {str(tmp_path / "work/results.jsonl")!r}' in call(
+    write_features(tmp_path / 'bench')
+    assert call(tmp_path, '--check').endswith(f'4 runs are missing in {tmp_path}/bench/results.jsonl\n')
+    assert f'error: [Errno 2] No such file or directory: {str(tmp_path / "bench/results.jsonl")!r}' in call(
         tmp_path, '--report', code=1
     )
-    assert [p.name for p in (tmp_path / 'work').iterdir()] == ['features']
+    assert [p.name for p in (tmp_path / 'bench').iterdir()] == ['features']
 
 
 def test_mistakes_are_told_in_one_line(tmp_path):
     path = write_spec(tmp_path, settings=('baseline', 'egde'))
-    options = ('--work-dir', tmp_path / 'work')
+    options = ('--work-dir', tmp_path / 'bench')
     output = Call(path, *options).end(1)
     assert output.splitlines()[-1] == "error: tiny: unknown setting 'egde'; there are: baseline, edge"
     write_spec(tmp_path)
@@ -210,25 +210,25 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     # No features, and no data to make them of.
     message = f'error: data root not found: {tmp_path}/nowhere/ (train_dataloader of the config).'
     assert message in call(tmp_path, '--data-root', f'{tmp_path}/nowhere', '--check', code=1)
-    assert not (tmp_path / 'work').exists()
+    assert not (tmp_path / 'bench').exists()
 
 
 def test_training_that_fails(finished):
     """Not even the result of its predecessor, which is in the same folder, may be taken for its own."""
-    before = read_results(finished / 'work')
+    before = read_results(finished / 'bench')
     # Labels are 0 and 1.
     write_spec(finished, edge_classes=1, seeds=(0, 1, 2))
     output = call(finished, '--jobs', '2', code=1)
     pattern = r'^error: edge, 3 steps, seed ([01]) failed \(exit code 1\); the end of (.*):$'
     (seed, log) = re.search(pattern, output, re.MULTILINE).groups()
-    assert log == f'{finished}/work/runs/3/edge/seed{seed}/console.log'
+    assert log == f'{finished}/bench/runs/3/edge/seed{seed}/console.log'
     assert 'out of bounds' in output.splitlines()[-1] and 'out of bounds' in Path(log).read_text()
-    results = read_results(finished / 'work')
+    results = read_results(finished / 'bench')
     assert results[:4] == before and all(r['setting'] == 'baseline' for r in results[4:])
     # Put right, it goes on.
     write_spec(finished, seeds=(0, 1, 2))
     call(finished, '--jobs', '2')
-    results = read_results(finished / 'work')
+    results = read_results(finished / 'bench')
     assert sorted((r['setting'], r['seed']) for r in results[4:]) == [('baseline', 2), ('edge', 2)]
 
 
@@ -244,17 +244,17 @@ def wait_for(condition, seconds=60):
 
 
 def test_interrupted_and_called_twice(finished):
-    before = read_results(finished / 'work')
+    before = read_results(finished / 'bench')
     write_spec(finished, budgets=(3, LONG))
-    first = Call(finished / 'tiny.py', '--work-dir', finished / 'work', '--jobs', '2')
+    first = Call(finished / 'tiny.py', '--work-dir', finished / 'bench', '--jobs', '2')
     trainings = []
     try:
-        wait_for(lambda: len(list((finished / 'work').glob(f'runs/{LONG}/*/seed0/*/vis_data/scalars.json'))) == 2)
+        wait_for(lambda: len(list((finished / 'bench').glob(f'runs/{LONG}/*/seed0/*/vis_data/scalars.json'))) == 2)
         trainings = children(first.process.pid)
         assert len(trainings) == 2
 
         output = call(finished, code=1)
-        assert output.splitlines()[-1] == f'error: {finished}/work: another call of this benchmark is running there'
+        assert output.splitlines()[-1] == f'error: {finished}/bench: another call of this benchmark is running there'
         assert children(first.process.pid) == trainings
 
         os.kill(first.process.pid, signal.SIGTERM)
@@ -265,16 +265,16 @@ def test_interrupted_and_called_twice(finished):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         raise
-    assert read_results(finished / 'work') == before
+    assert read_results(finished / 'bench') == before
 
     # The same command goes on, here with fewer steps.
     write_spec(finished, budgets=(3, 4))
     call(finished, '--jobs', '2')
-    results = read_results(finished / 'work')
+    results = read_results(finished / 'bench')
     assert results[:4] == before and [r['budget'] for r in results[4:]] == [4] * 4
-    report = (finished / 'work/report/report.md').read_text()
+    report = (finished / 'bench/report/report.md').read_text()
     assert '## 4 steps' in report and '## How many times fewer steps' in report
-    assert (finished / 'work/report/convergence.png').is_file()
+    assert (finished / 'bench/report/convergence.png').is_file()
 
 
 LOADERS = {
@@ -313,13 +313,13 @@ def test_full_training(shapes, tmp_path):
     for number, rate in enumerate((0.001, 0.002), start=1):
         write(rate)
         call(tmp_path, '--data-root', shapes, *options())
-        results = read_results(tmp_path / 'work')
+        results = read_results(tmp_path / 'bench')
         assert len(results) == number and results[-1]['protocol'] == 'full'
         assert {'mask_branch/mIoU', 'mask_branch/image_boundary_IoU_1px'} <= set(results[-1]['metrics'])
-        (log,) = (tmp_path / 'work').glob('runs/2/baseline/seed0/*/vis_data/scalars.json')
+        (log,) = (tmp_path / 'bench').glob('runs/2/baseline/seed0/*/vis_data/scalars.json')
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         assert [(line['step'], line['lr']) for line in lines if 'loss' in line] == [(2, rate)]
-        assert (tmp_path / 'work/runs/2/baseline/seed0/iter_2.pth').is_file()
+        assert (tmp_path / 'bench/runs/2/baseline/seed0/iter_2.pth').is_file()
     first, second = results
     assert first['config_sha256'] != second['config_sha256'] and first['metrics'] != second['metrics']
 
@@ -334,8 +334,8 @@ def test_features_are_made_of_a_detector(shapes, tmp_path):
     more = ['--data-root', shapes, *options(**{'train_cfg.max_iters': 1, 'default_hooks.logger.interval': 1})]
     output = call(tmp_path, *more)
     assert lines_with(output, 'training the detector') and lines_with(output, 'caching its RoI features')
-    assert (tmp_path / 'work/detector/iter_1.pth').is_file() and len(read_results(tmp_path / 'work')) == 2
-    labels = tmp_path / 'work/features/val/labels.npy'
+    assert (tmp_path / 'bench/detector/iter_1.pth').is_file() and len(read_results(tmp_path / 'bench')) == 2
+    labels = tmp_path / 'bench/features/val/labels.npy'
     made = labels.stat().st_mtime_ns
 
     # Taken again, as long as nothing of the detector changes.
@@ -343,6 +343,6 @@ def test_features_are_made_of_a_detector(shapes, tmp_path):
     path.write_text(text.replace("['baseline', 'edge']", "['baseline']").replace("'seeds': [0]", "'seeds': [0, 1]"))
     output = call(tmp_path, *more)
     assert not lines_with(output, 'detector') and labels.stat().st_mtime_ns == made
-    assert len(read_results(tmp_path / 'work')) == 3
+    assert len(read_results(tmp_path / 'bench')) == 3
     path.write_text(text.replace("'num_val': 4", "'num_val': 3"))
     assert 'features was made with another config or number of RoIs' in call(tmp_path, *more, code=1)
