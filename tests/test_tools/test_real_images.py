@@ -101,7 +101,7 @@ def test_the_coco_benchmark(real_data, tmp_path):
     run_python(
         'benchmarks/convergence.py', spec, '--work-dir', tmp_path / 'run', '--data-root', real_data / 'coco_tiny',
         '--cfg-options', *FEW_IMAGES, 'model.backbone.init_cfg=None', 'train_cfg.max_epochs=1',
-        'train_dataloader.dataset.indices=8', 'default_hooks.logger.interval=1',
+        'train_dataloader.batch_size=1', 'train_dataloader.dataset.indices=4', 'default_hooks.logger.interval=1',
     )  # fmt: skip
     (line,) = (json.loads(text) for text in (tmp_path / 'run/results.jsonl').read_text().splitlines())
     assert {'coco/bbox_mAP', 'coco/segm_mAP', 'coco/boundary_mAP'} <= set(line['metrics'])
