@@ -18,8 +18,8 @@ class MaskBranch(BaseModel):
         mask_head (dict): Config of an FCN-like mask head.
 
     Note:
-        The head computes in bfloat16 (autocast), weights and losses are float32: on a CPU with AVX512-BF16 that is 2.5
-        times as fast. Shape letters as in roi_feature_dataset.py.
+        The head computes in bfloat16 (autocast), which is faster on CPUs with AVX512-BF16; weights and losses are
+        float32. Shape letters as in roi_feature_dataset.py.
     """
 
     def __init__(self, mask_head: ConfigType) -> None:

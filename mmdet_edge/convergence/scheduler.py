@@ -139,8 +139,11 @@ class Scheduler:
                 for job in running:
                     _terminate(job.process)
 
-    def check(self) -> list[RunKey]:
-        """Check configs and data of every run that is known, and return those that are missing; start nothing.
+    def check(self) -> tuple[list[RunKey], bool]:
+        """Check configs and data of every run that is known; start nothing.
+
+        Returns:
+            tuple[list[RunKey], bool]: The runs that are missing, and whether these are all (see :meth:`Spec.keys`).
 
         Raises:
             SystemExit: If data or pretrained weights are missing.
@@ -148,9 +151,10 @@ class Scheduler:
         """
         if self.spec.protocol == 'mask-branch' and not self._has_features():
             self._detector_config()
-        for key in self.spec.keys(self._done())[0]:
+        keys, complete = self.spec.keys(self._done())
+        for key in keys:
             self._check(self._place(key))
-        return self._missing()
+        return self._missing(), complete
 
     def _done(self) -> list[ConvergenceRun]:
         """Return the results that were made with the configs of today."""

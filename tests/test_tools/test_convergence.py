@@ -198,6 +198,25 @@ def test_check_and_report_start_nothing(tmp_path):
     assert [p.name for p in (tmp_path / 'bench').iterdir()] == ['features']
 
 
+def test_check_tells_that_more_runs_follow(tmp_path):
+    path = write_spec(tmp_path, budgets=(2,), seeds=(0,), settings=('baseline',))
+    fixed = "dict(settings=['baseline'], budgets=[2], seeds=[0], learning_rates=[0.1, 0.2])"
+    tuned = "dict(settings=['edge'], budgets=[2], seeds=[0], learning_rates='tuned')"
+    path.write_text(f'{path.read_text()}\nruns = [{fixed}, {tuned}]\n')
+    write_features(tmp_path / 'bench')
+    assert '2 runs are missing' in (output := call(tmp_path, '--check'))
+    assert output.endswith('and more once the learning rate of the baseline is tuned\n')
+
+
+def test_report_against_another_setting(finished):
+    """The table is printed, and its baseline is the one asked for."""
+    output = call(finished, '--report', '--baseline', 'edge')
+    rows = {line.split('│')[1].strip(): line for line in output.splitlines() if line.startswith('│')}
+    assert list(rows) == ['edge', 'baseline'] and 'baseline' in rows['edge']
+    assert '%' in rows['baseline'] and '%' not in rows['edge']
+    assert "error: no run has the setting 'nothing'" in call(finished, '--report', '--baseline', 'nothing', code=1)
+
+
 def test_mistakes_are_told_in_one_line(tmp_path):
     path = write_spec(tmp_path, settings=('baseline', 'egde'))
     options = ('--work-dir', tmp_path / 'bench')

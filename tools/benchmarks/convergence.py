@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmdet_edge.analysis.convergence import read_convergence, write_convergence_report
+from mmdet_edge.analysis.convergence import make_convergence_table, read_convergence, write_convergence_report
 from mmdet_edge.convergence.scheduler import Scheduler
 from mmdet_edge.convergence.spec import read_spec
 
@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--jobs', type=int, default=1, help='trainings at a time (default: 1)')
     parser.add_argument('--data-root', help='folder of the data (default: that of the configs)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='options for all runs')
+    parser.add_argument('--baseline', help='setting to compare the others with (default: that of the spec)')
     parser.add_argument('--check', action='store_true', help='check spec, configs and data, and start nothing')
     parser.add_argument('--report', action='store_true', help='make tables and figures, and start nothing')
     return parser.parse_args()
@@ -41,13 +42,20 @@ def main() -> None:
         spec = read_spec(args.spec)
         scheduler = Scheduler(spec, results, work_dir, args.jobs, args.data_root, args.cfg_options)
         if args.check:
-            print(f'{len(scheduler.check())} runs are missing in {results}')
+            missing, complete = scheduler.check()
+            waiting = '' if complete else ', and more once the learning rate of the baseline is tuned'
+            print(f'{len(missing)} runs are missing in {results}{waiting}')
             return
         if not args.report:
             scheduler.run()
-        report = write_convergence_report(
-            read_convergence(results), spec.baseline, spec.metrics, spec.tuning_metric, work_dir / 'report'
-        )
+        runs, baseline = read_convergence(results), args.baseline or spec.baseline
+        report = write_convergence_report(runs, baseline, spec.metrics, spec.tuning_metric, work_dir / 'report')
+        budgets = dict.fromkeys(run.budget for run in runs if run.setting == baseline)
+        for budget in budgets:
+            # What fits on a screen; the report has all.
+            settings = list(dict.fromkeys(run.setting for run in runs if run.budget == budget))
+            shown = (spec.metrics[:2], spec.tuning_metric, settings)
+            scheduler.console.print(make_convergence_table(runs, baseline, budget, *shown))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:

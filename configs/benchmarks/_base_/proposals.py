@@ -10,7 +10,8 @@ _combined = [
 _kernels = [
     *('scharr-p1-w0.25', 'scharr-p2-w0.1875', 'sobel-identity-p1-w2', 'sobel-identity-p2-w6', 'sobel-twofold-p2-w3'),
     *('sobel-two-scales-p1-w1', 'sobel-two-scales-p1.5-w3', 'sobel-two-scales-p2-w1', 'sobel-two-scales-p2-w3'),
-    *('sobel-three-scales-p1-w1', 'sobel-three-scales-p2-w1', 'sobel-four-scales-p1-w1', 'sobel-four-scales-p2-w1'),
+    *('sobel-two-scales-p2-w10', 'sobel-three-scales-p1-w1', 'sobel-three-scales-p1.5-w1', 'sobel-three-scales-p2-w1'),
+    *('sobel-three-scales-p2-w3', 'sobel-four-scales-p1-w1', 'sobel-four-scales-p2-w1', 'sobel-four-scales-p2-w3'),
 ]
 _schedules = [
     *('sobel-p1-w0-to-w3', 'sobel-p1-w3-to-w0.3', 'sobel-p2-w0-to-w3', 'sobel-p2-w0-to-w6', 'sobel-p2-w10-to-w1'),
