@@ -667,6 +667,7 @@ def write_convergence_report(
     Raises:
         ValueError: If no run has the baseline or a metric.
     """
+    _check(runs, [baseline], [*metrics, tuning_metric])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lengths = {name: {run.budget for run in runs if run.setting == name} for name in _settings_of(runs)}
