@@ -88,7 +88,9 @@ def select_class_masks(
                 f'{owner}: label must be {len(pred)} integers, one per mask, got shape '
                 f'{tuple(label.shape)} of {label.dtype}'
             )
-        pred = pred[torch.arange(len(pred), device=pred.device), label.long()]
+        # Indexing a single channel would cost as much as half an edge loss.
+        one = pred.size(1) == 1
+        pred = pred[:, 0] if one else pred[torch.arange(len(pred), device=pred.device), label.long()]
     if target.shape != pred.shape:
         raise ValueError(
             f'{owner}: target must have the shape of the predicted masks, {tuple(pred.shape)}, got '
