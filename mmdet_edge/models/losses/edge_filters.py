@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Optional, Union
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -118,15 +117,17 @@ def separate(kernel: Kernel) -> tuple[tuple[Taps, Taps], ...]:
         >>> separate(EDGE_FILTERS['sobel'][0])
         (((1.0, 0.0, -1.0), (1.0, 2.0, 1.0)),)
     """
-    rest = np.array(kernel, float)
+    # Plain Python: torch.compile traces through it.
+    rest = [[float(tap) for tap in row] for row in kernel]
     # What is left of the Gaussian, whose six digits are those of an outer product, is rounding.
-    negligible = 1e-5 * np.abs(rest).max()
+    negligible = 1e-5 * max(abs(tap) for row in rest for tap in row)
     terms = []
-    for i, j in np.ndindex(3, 3):
-        if abs(rest[i, j]) > negligible:
-            column, row = rest[:, j] / rest[i, j], rest[i].copy()
-            terms.append((tuple(column.tolist()), tuple(row.tolist())))
-            rest -= np.outer(column, row)
+    for i in range(3):
+        for j in range(3):
+            if abs(rest[i][j]) > negligible:
+                column, row = tuple(line[j] / rest[i][j] for line in rest), tuple(rest[i])
+                terms.append((column, row))
+                rest = [[tap - factor * x for tap, x in zip(line, row)] for factor, line in zip(column, rest)]
     return tuple(terms)
 
 
@@ -183,6 +184,7 @@ def filter_masks(masks: Tensor, kernels: Sequence[Kernel], padding_mode: str = '
         Tensor: Shape (N, D, H, W), dtype of ``masks``.
     """
     if padding_mode == 'zeros':
-        return torch.stack([correlate(masks, k, torch.zeros_like(masks), torch.empty_like(masks)) for k in kernels], dim=1)
+        new, scratch = torch.zeros_like, torch.empty_like(masks)
+        return torch.stack([correlate(masks, kernel, new(masks), scratch) for kernel in kernels], dim=1)
     padded = F.pad(masks, (1, 1, 1, 1), mode=padding_mode)
     return filter_masks(padded, kernels)[..., 1:-1, 1:-1]

@@ -18,7 +18,6 @@ from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .edge_filters import (
     GAUSSIAN_KERNEL,
@@ -162,9 +161,14 @@ class _FilteredNorm(torch.autograd.Function):
         return norm
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """Return the gradient of the residuals, (N, H, W), for that of the sums, (N,)."""
+        # once_differentiable would not notice: what it misses here does not depend on ``grad``.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                'EdgeLoss cannot differentiate twice (create_graph=True): take the mean of EdgeLoss.edge_disagreement, '
+                'which can'
+            )
         (gradient,) = ctx.saved_tensors
         return gradient * grad[:, None, None], None, None, None
 

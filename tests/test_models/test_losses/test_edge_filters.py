@@ -4,9 +4,12 @@ import torch
 
 from mmdet_edge.models.losses.edge_filters import (
     EDGE_FILTERS,
+    GAUSSIAN_KERNEL,
     check_filter_names,
+    correlate,
     filter_masks,
     get_edge_kernels,
+    separate,
 )
 
 
@@ -109,3 +112,31 @@ def test_wrong_names(filters, error, message):
 
 def test_every_kernel_is_blind_to_a_constant():
     assert not np.sum(get_edge_kernels(list(EDGE_FILTERS)), axis=(1, 2)).any()
+
+
+@pytest.mark.parametrize('padding_mode', ['zeros', 'replicate', 'reflect'])
+def test_equals_convolution(padding_mode):
+    # Named filters, the Gaussian and a kernel of full rank; non-square maps.
+    kernels = (*get_edge_kernels(list(EDGE_FILTERS)), GAUSSIAN_KERNEL, ((1, 2, 0), (0, 3, 1), (5, 0, -2)))
+    masks = torch.randn(3, 6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(
+        masks[:, None], (1, 1, 1, 1), mode='constant' if padding_mode == 'zeros' else padding_mode
+    )
+    expected = torch.nn.functional.conv2d(padded, torch.tensor(kernels, dtype=torch.float64)[:, None])
+    assert torch.allclose(filter_masks(masks, kernels, padding_mode), expected, atol=1e-6)
+
+
+def test_kernels_are_short_sums_of_outer_products():
+    for kernel in (*get_edge_kernels(list(EDGE_FILTERS)), GAUSSIAN_KERNEL):
+        terms = separate(kernel)
+        assert len(terms) <= 2
+        assert np.allclose(sum(np.outer(column, row) for column, row in terms), kernel, atol=1e-6)
+
+
+def test_adjoint():
+    # <F a, b> = <a, F' b>.
+    a, b = torch.randn(2, 2, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for kernel in get_edge_kernels(list(EDGE_FILTERS)):
+        forth = correlate(a, kernel, torch.zeros_like(a), torch.empty_like(a))
+        back = correlate(b, kernel, torch.zeros_like(b), torch.empty_like(b), adjoint=True)
+        assert (forth * b).sum().item() == pytest.approx((a * back).sum().item())
