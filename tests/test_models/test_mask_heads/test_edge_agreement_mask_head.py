@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 import mmdet_edge
 from mmdet_edge import EdgeAgreementHTCMaskHead, EdgeAgreementMaskHead, EdgeLoss
+from mmdet_edge.models.mask_heads.class_selected_conv import LazyLogits
 
 SMALL = dict(num_convs=1, in_channels=8, conv_out_channels=8, num_classes=4)
 HEADS = pytest.mark.parametrize(
@@ -148,6 +149,15 @@ def test_cascade_weights_it_by_stage():
     assert {k for k in losses if 'edge' in k} == {f's{i}.loss_edge' for i in range(3)}
     # The same data in every stage, weighted 1, 0.5, 0.25: an untrained head's loss differs little between stages.
     assert losses['s2.loss_edge'] < 0.6 * losses['s0.loss_edge']
+
+
+def test_mask_scoring_gets_the_logits_of_all_classes(monkeypatch):
+    asked = []
+    monkeypatch.setattr(LazyLogits, '__getitem__', lambda self, index: asked.append(1) or self._all[index])
+    losses = losses_of_detector(
+        'ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py', lambda head: head.update(type='EdgeAgreementMaskHead')
+    )
+    assert asked and losses['loss_mask_iou'].isfinite() and losses['loss_edge'] > 0
 
 
 def test_hybrid_task_cascade():

@@ -1,0 +1,117 @@
+"""Only the logits of each mask's own class: the same training, at less cost."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mmdet_edge import EdgeAgreementHTCMaskHead, EdgeAgreementMaskHead
+from mmdet_edge.models.mask_heads.class_selected_conv import ClassSelectedConv2d, LazyLogits
+
+SMALL = dict(num_convs=1, in_channels=8, conv_out_channels=8, num_classes=4)
+PLAIN = dict(predictor_cfg=dict(type='Conv'))
+HEADS = pytest.mark.parametrize('head_class', [EdgeAgreementMaskHead, EdgeAgreementHTCMaskHead])
+
+
+def build(head_class, dtype=torch.float32, **options):
+    torch.manual_seed(0)
+    head = head_class(**{**SMALL, **options})
+    head.init_weights()
+    return head.to(dtype)
+
+
+def train(head, labels, dtype=torch.float32):
+    """Return logits, losses and gradients of one step."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(len(labels), 8, 7, 7, generator=generator, dtype=dtype).requires_grad_()
+    targets = (torch.rand(len(labels), 14, 14, generator=generator) > 0.5).to(dtype)
+    head.get_targets = lambda **_: targets
+    logits = head(features)
+    logits = logits[0] if isinstance(logits, list) else logits
+    # Two images, as from a RoI head.
+    labels = torch.tensor(labels, dtype=torch.long)
+    sampled = [SimpleNamespace(pos_gt_labels=part) for part in (labels[:2], labels[2:])]
+    losses = head.loss_and_target(logits, sampled, [], {})['loss_mask']
+    sum(loss.sum() for loss in losses.values()).backward()
+    assert torch.equal(torch.cat([res.pos_gt_labels for res in sampled]), labels)
+    gradients = {name: p.grad for name, p in head.named_parameters() if 'conv_res' not in name}
+    return logits, losses, dict(gradients, features=features.grad)
+
+
+@HEADS
+@pytest.mark.parametrize('labels', [[2, 0, 3, 3, 1], [1], []])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 3e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize('class_agnostic', [False, True])
+def test_same_losses_and_gradients(head_class, labels, dtype, tolerance, class_agnostic):
+    options = dict(class_agnostic=class_agnostic)
+    logits, losses, gradients = train(build(head_class, dtype, **options), labels, dtype)
+    expected_logits, expected_losses, expected = train(build(head_class, dtype, **options, **PLAIN), labels, dtype)
+    assert isinstance(logits, torch.Tensor if class_agnostic else LazyLogits)
+    assert isinstance(expected_logits, torch.Tensor)
+    assert list(losses) == list(expected_losses) == ['loss_mask', 'loss_edge']
+    for name in losses:
+        assert losses[name].item() == pytest.approx(expected_losses[name].item(), rel=min(tolerance, 1e-6))
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        # With no RoI too: in a distributed job every rank has a gradient for every parameter.
+        error = (gradient - expected[name]).norm().item()
+        assert error <= tolerance * expected[name].norm().item(), name
+
+
+@HEADS
+def test_same_inference_and_state(head_class):
+    ours, plain = build(head_class), build(head_class, **PLAIN)
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters()))
+    features = torch.randn(2, 8, 7, 7)
+    outputs = [head.eval()(features) for head in (ours, plain)]
+    outputs = [x[0] if isinstance(x, list) else x for x in outputs]
+    assert type(outputs[0]) is torch.Tensor and torch.equal(*outputs)
+
+
+def test_only_where_there_is_an_edge_loss_and_no_other_predictor():
+    assert type(EdgeAgreementMaskHead(**SMALL).conv_logits) is ClassSelectedConv2d
+    assert type(EdgeAgreementMaskHead(loss_edge=None, **SMALL).conv_logits) is not ClassSelectedConv2d
+    assert type(EdgeAgreementMaskHead(predictor_cfg=dict(type='Conv'), **SMALL).conv_logits) is not ClassSelectedConv2d
+
+
+def test_whoever_asks_gets_all_logits():
+    # Mask Scoring indexes them, PointRend samples points of them, both while training.
+    conv = ClassSelectedConv2d(8, 4, 1)
+    features = torch.randn(3, 8, 6, 5)
+    lazy, expected = conv(features), nn.functional.conv2d(features, conv.weight, conv.bias)
+    assert isinstance(lazy, LazyLogits) and len(lazy) == 3 and lazy.shape == (3, 4, 6, 5) and lazy.size(0) == 3
+    labels = torch.tensor([3, 0, 1])
+    assert torch.equal(lazy[range(3), labels], expected[range(3), labels])
+    assert torch.equal(lazy.sigmoid(), expected.sigmoid())
+    grid = torch.rand(3, 2, 2, 2)
+    assert torch.equal(*(nn.functional.grid_sample(x, grid, align_corners=False) for x in (lazy, expected)))
+    assert torch.equal(torch.cat([lazy, lazy]), torch.cat([expected, expected]))
+    assert torch.allclose(lazy.of_class(labels)[:, 0], expected[range(3), labels], atol=1e-6)
+
+
+class NeedsLabels(nn.Module):
+    """A mask loss that uses the label for more than picking a channel."""
+
+    def forward(self, pred, target, label):
+        assert pred.shape[1] == 4 and label.max() == 3
+        return (pred[range(len(pred)), label].mean((1, 2)) * label).sum()
+
+
+def test_other_mask_losses_get_all_logits():
+    head = build(EdgeAgreementMaskHead)
+    head.loss_mask = NeedsLabels()
+    plain = build(EdgeAgreementMaskHead, **PLAIN)
+    plain.loss_mask = NeedsLabels()
+    ours, theirs = (train(h, [2, 0, 3])[1] for h in (head, plain))
+    assert ours['loss_mask'].item() == pytest.approx(theirs['loss_mask'].item(), rel=1e-6)
+    assert ours['loss_edge'].item() == pytest.approx(theirs['loss_edge'].item(), rel=1e-6)
+
+
+def test_autocast_of_the_head_holds_for_whoever_asks_later():
+    head = build(EdgeAgreementMaskHead)
+    features = torch.randn(2, 8, 7, 7)
+    with torch.autocast('cpu', torch.bfloat16):
+        logits = head(features)
+    assert logits.dtype == logits.of_class(torch.tensor([0, 1])).dtype == torch.bfloat16
