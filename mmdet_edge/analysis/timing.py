@@ -26,6 +26,7 @@ class Ratio:
     high: float
 
     def __str__(self) -> str:
+        """Return median and interval."""
         return f'{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]'
 
 
@@ -109,7 +110,9 @@ def describe_machine(device: str = 'cpu') -> str:
     """Return hardware and versions in one line, for a table's title or a JSON file."""
     env = collect_env()
     name = torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else cpu_name()
-    return f'{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}, Python {env["Python"].split()[0]}'
+    return (
+        f'{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}, Python {env["Python"].split()[0]}'
+    )
 
 
 def cpu_name() -> str:

@@ -4,8 +4,8 @@ CONFIG is a file or a name such as mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py
 heads (mmdet's plain ones become edge heads) and with loss_edge=None, which equals mmdet's head. Both are built with the
 same weights and run in turn in one process, on the same images and with the same random numbers.
 
-Without --mask-branch: the whole step (losses, backward, optimizer) on images of --data-root, or on made-up ones. With it:
-forward, losses and backward of the mask head alone, on --rois random RoIs with given targets.
+Without --mask-branch: the whole step (losses, backward, optimizer) on images of --data-root, or on made-up ones. With
+it: forward, losses and backward of the mask head alone, on --rois random RoIs with given targets.
 """
 
 import argparse
@@ -124,7 +124,9 @@ def main() -> None:
     parser.add_argument('--repeats', type=int, default=11, help='measured runs of each (default: 11)')
     parser.add_argument('--device', default='cpu', help='default: cpu')
     parser.add_argument('--threads', type=int, help="CPU threads (default: torch's choice)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config: key=value')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override settings of the config: key=value'
+    )
     parser.add_argument('--trace', help='file for a table of where the time of an edge step goes, by torch.profiler')
     parser.add_argument('--out', help='JSON file to write')
     args = parser.parse_args()
@@ -168,7 +170,11 @@ def main() -> None:
         Path(args.trace).write_text(trace.key_averages().table(sort_by='self_cpu_time_total', row_limit=40))
     if args.out:
         result = dict(
-            config=args.config, machine=machine, arguments=vars(args), time_ratio=asdict(ratio), memory_ratio=memory_ratio
+            config=args.config,
+            machine=machine,
+            arguments=vars(args),
+            time_ratio=asdict(ratio),
+            memory_ratio=memory_ratio,
         )
         Path(args.out).write_text(json.dumps(dict(result, seconds=seconds, bytes=memory), indent=1))
 

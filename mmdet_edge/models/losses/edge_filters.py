@@ -12,8 +12,8 @@ Shape letters: N instances, D kernels, H and W mask height and width.
 
 import difflib
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Optional, Union
+from functools import cache
+from typing import Union
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,7 @@ def get_edge_kernels(filters: Sequence[str]) -> tuple[Kernel, ...]:
     return tuple(kernel for name in filters for kernel in EDGE_FILTERS[name])
 
 
-@lru_cache(maxsize=None)
+@cache
 def separate(kernel: Kernel) -> tuple[tuple[Taps, Taps], ...]:
     """Write a kernel as a sum of outer products.
 

@@ -5,7 +5,7 @@ Shape letters: N instances, C classes, K input channels, H and W mask height and
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class ClassSelectedConv2d(nn.Conv2d):
     the predictor of a mask head costs. Parameters, state dict and predictions are those of ``nn.Conv2d``.
     """
 
-    def forward(self, features: Tensor) -> Union[Tensor, 'LazyLogits']:
+    def forward(self, features: Tensor) -> Any:
         """Return the logits, (N, C, H, W), or in training what computes them on demand."""
         if self.training and self.out_channels > 1:
             return LazyLogits(features, self)
@@ -50,7 +50,8 @@ class LazyLogits:
         Returns:
             Tensor: Shape (N, 1, H, W).
         """
-        weight, bias = self._conv.weight.flatten(1)[labels], self._conv.bias[labels]
+        weight = self._conv.weight.flatten(1)[labels]
+        bias = self._conv.bias[labels]  # type: ignore[index]  # mask heads' predictors have one
         with self._autocast():
             logits = torch.baddbmm(bias[:, None, None], weight[:, None], self._features.flatten(2))
         return logits.unflatten(2, self._features.shape[2:])
@@ -66,12 +67,15 @@ class LazyLogits:
             return nn.Conv2d.forward(self._conv, self._features)
 
     def __getattr__(self, name: str) -> Any:
+        """Look it up in the tensor of all logits."""
         return getattr(self._all, name)
 
     def __getitem__(self, index: Any) -> Tensor:
+        """Index the tensor of all logits."""
         return self._all[index]
 
     def __len__(self) -> int:
+        """Return N."""
         return len(self._features)
 
     @classmethod
