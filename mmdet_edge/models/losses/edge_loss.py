@@ -164,7 +164,7 @@ class _FilteredNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """Return the gradient of the residuals, (N, H, W), for that of the sums, (N,)."""
         # once_differentiable would not notice: what it misses here does not depend on ``grad``.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled():
             raise RuntimeError(
                 'EdgeLoss cannot differentiate twice (create_graph=True): take the mean of EdgeLoss.edge_disagreement, '
                 'which can'
