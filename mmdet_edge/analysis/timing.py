@@ -87,7 +87,7 @@ def peak_memory(function: Callable[[], Any], device: str = 'cpu') -> int:
     """Measure how much memory torch holds at most for a function, beyond what it holds before.
 
     Args:
-        function (Callable): What to measure.
+        function (Callable): What to measure. It should free nothing that was there before.
         device (str): Where it runs. On a CPU the allocations are those that torch's profiler sees. Defaults to 'cpu'.
 
     Returns:

@@ -105,9 +105,9 @@ def mask_branch_step(head: nn.Module, rois: int, device: str) -> Callable[[], No
     head.get_targets = lambda **_: targets
 
     def run() -> None:
-        head.zero_grad()
         results = head.loss_and_target(head(features), [SimpleNamespace(pos_gt_labels=labels)], [], {})
         sum(loss.sum() for loss in results['loss_mask'].values()).backward()
+        head.zero_grad()
 
     return run
 
