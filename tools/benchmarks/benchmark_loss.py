@@ -124,7 +124,7 @@ def draw(rows: list[dict], path: Path) -> None:
             axes.plot(x, [row['milliseconds'][name] for row in chosen], 'o-', color=colour, label=name)
         if part != 'kernels':
             axes.set_xscale('symlog' if 0 in x else 'log', base=2)
-        axes.set_xticks(x, [str(v) for v in x], fontsize=8)
+        axes.set_xticks(x, [str(v) for v in x], rotation=45)
         axes.minorticks_off()
         axes.set_yscale('log')
         axes.set_xlabel(label)
