@@ -5,7 +5,7 @@ Importing the package registers its modules in MMDetection's registries; in a co
 """
 
 from .compat import allow_mmengine_checkpoints
-from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook
+from .engine.hooks import AtomicCheckpointHook, EdgeVisualizationHook, MaskBranchEvalHook, RandomStateHook
 from .evaluation import CocoBoundaryMetric
 from .models import (
     EdgeAgreementHTCMaskHead,
@@ -21,6 +21,7 @@ from .version import __version__
 allow_mmengine_checkpoints()
 
 __all__ = [
+    'AtomicCheckpointHook',
     'CocoBoundaryMetric',
     'EdgeAgreementHTCMaskHead',
     'EdgeAgreementMaskHead',
@@ -28,6 +29,7 @@ __all__ = [
     'EdgeVisualizationHook',
     'EdgeWeightedCrossEntropyLoss',
     'MaskBranchEvalHook',
+    'RandomStateHook',
     'SumMaskLoss',
     '__version__',
     'edge_loss',

@@ -14,7 +14,9 @@ from mmdet_edge.engine.command_line import (
     load_config,
     stop,
     use_boundary_metric,
+    use_safe_checkpoints,
 )
+from mmdet_edge.engine.hooks.atomic_checkpoint_hook import DISK_IS_FULL, CheckpointError
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,8 +64,18 @@ def main() -> None:
     check_pretrained(cfg.model)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
-    if not args.check:
+    if args.check:
+        return
+    use_safe_checkpoints(cfg)
+    try:
         build_runner(cfg).train()
+    except CheckpointError as error:
+        raise stop(str(error)) from None
+    except OSError as error:
+        if error.errno not in DISK_IS_FULL:
+            raise
+        # Of the log, for example.
+        raise stop(f'no space left: {error}. Free space and go on with --resume') from None
 
 
 if __name__ == '__main__':

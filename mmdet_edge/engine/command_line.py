@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Optional
 
@@ -151,12 +152,22 @@ def use_boundary_metric(cfg: Config) -> None:
                 changed = True
     if not changed:
         raise stop("--boundary: the config has no evaluator of type CocoMetric with metric 'segm'")
-    # For whoever runs the config that is written to the work dir.
-    custom_imports = dict(cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False))
-    imports = custom_imports['imports']
-    imports = [imports] if isinstance(imports, str) else list(imports)
-    if 'mmdet_edge' not in imports:
-        cfg.custom_imports = {**custom_imports, 'imports': [*imports, 'mmdet_edge']}
+    _import_package(cfg)
+
+
+def use_safe_checkpoints(cfg: Config) -> None:
+    """Save checkpoints so that a training killed at any moment goes on from a whole one, as if nothing had happened.
+
+    Args:
+        cfg (Config): Changed in place where it says ``CheckpointHook``; any other hook stays.
+    """
+    hooks = cfg.setdefault('default_hooks', {})
+    # mmengine's own default, if the config says nothing.
+    checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if checkpoint and checkpoint['type'] == 'CheckpointHook':
+        checkpoint['type'] = 'AtomicCheckpointHook'
+        hooks.setdefault('random_state', dict(type='RandomStateHook'))
+        _import_package(cfg)
 
 
 def distribute_on_cpu(cfg: Config) -> None:
@@ -178,7 +189,8 @@ def distribute_on_cpu(cfg: Config) -> None:
         )
     if os.environ['RANK'] == '0':
         print(f'torch {torch.__version__} sees no GPU: {os.environ["WORLD_SIZE"]} CPU processes with gloo', flush=True)
-    torch.distributed.init_process_group('gloo')
+    timeout = (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout')
+    torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
     # Left to the end of the interpreter, gloo's threads can abort a process that has done its work.
     atexit.register(torch.distributed.destroy_process_group)
     cfg.model_wrapper_cfg = dict(
@@ -271,6 +283,15 @@ def check_pretrained(model: ConfigDict) -> None:
             )
         if checkpoint and not _exists('', checkpoint):
             raise stop(f'weights not found: {name} is {checkpoint}')
+
+
+def _import_package(cfg: Config) -> None:
+    """Let the config that is written to the work dir import this package, for whoever runs it."""
+    custom_imports = dict(cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False))
+    imports = custom_imports['imports']
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    if 'mmdet_edge' not in imports:
+        cfg.custom_imports = {**custom_imports, 'imports': [*imports, 'mmdet_edge']}
 
 
 def _missing_data(what: str, path: Any, where: str) -> SystemExit:
