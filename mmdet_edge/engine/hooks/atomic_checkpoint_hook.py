@@ -53,9 +53,9 @@ class AtomicCheckpointHook(CheckpointHook):
             default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._local = '://' not in str(self.out_dir or '') and not (self.backend_args or self.file_client_args)
+    def __init__(self, interval: int = -1, **kwargs: Any) -> None:
+        super().__init__(interval, **kwargs)
+        self._local = not (kwargs.get('backend_args') or self.file_client_args) and '://' not in str(self.out_dir or '')
         if self._local:
             self.backend_args = dict(backend='atomic_local')
 
@@ -94,7 +94,7 @@ class AtomicCheckpointHook(CheckpointHook):
         latest = pointer.read_text().strip() if pointer.exists() else ''
         folder = Path(self.out_dir, Path(runner.work_dir).name) if self.out_dir else Path(runner.work_dir)
         candidates = list(dict.fromkeys([*([latest] if latest else []), *self._checkpoints(folder)]))
-        damaged = []
+        damaged: list[str] = []
         for path in candidates:
             why = _why_unreadable(path)
             if why is None:
@@ -148,16 +148,14 @@ class AtomicCheckpointHook(CheckpointHook):
         self._remove_outdated()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        before = self.last_ckpt
         try:
             super()._save_checkpoint_with_step(runner, step, meta)
         except OSError as error:
             if not (self._local and error.errno in DISK_IS_FULL):
                 raise
             raise CheckpointError(
-                f'no space to save {self.last_ckpt} ({error.strerror}). Nothing half-written is left, and earlier '
-                f'checkpoints are whole{f" (the latest: {before})" if before else ""}: free space and go on with '
-                '--resume'
+                f'no space to save {error.filename or self.last_ckpt} ({error.strerror}). Nothing half-written is '
+                'left, and earlier checkpoints are whole: free space and go on with --resume'
             ) from error
 
     def _remove_outdated(self) -> None:
@@ -179,7 +177,7 @@ def _why_unreadable(path: str) -> Optional[str]:
         return 'the file is missing'
     # A damaged file raises whatever the unpickler stumbles over.
     except Exception as error:
-        return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+        return ' '.join(f'{type(error).__name__}: {error}'.split('. ')[0].split())[:200]
     if not isinstance(checkpoint, dict) or not {'meta', 'state_dict', 'message_hub'} <= set(checkpoint):
         return 'it is not the checkpoint of a training'
     return None
