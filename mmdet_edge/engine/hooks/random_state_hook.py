@@ -17,7 +17,9 @@ KEY = 'random_state'
 
 def get_random_state() -> dict[str, Any]:
     """Return the states of the random number generators of Python, NumPy and PyTorch (CPU)."""
-    return dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state())
+    name, keys, *rest = np.random.get_state()
+    # No array, so that what reads checkpoints with care need not know it.
+    return dict(python=random.getstate(), numpy=(name, keys.tolist(), *rest), torch=torch.get_rng_state())
 
 
 def set_random_state(state: dict[str, Any]) -> None:
