@@ -1,14 +1,18 @@
 # The two commands of the README are `make demo` and `make test`; both install what is missing.
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test soak lint clean
 .DEFAULT_GOAL := help
 # Absolute, so that what runs in a work dir of its own still finds it; first in PATH for the shell scripts.
 VENV := $(CURDIR)/.venv/bin
 export PATH := $(VENV):$(PATH)
 
+STEPS := 2000
+KILLS := 30
+
 help:
 	@echo 'make install   environment in .venv: torch, mmcv (compiled once per machine), mmdet, this package'
 	@echo 'make demo      train baseline and edge head on generated images, compare them (10 minutes on 2 cores)'
 	@echo 'make test      run all tests'
+	@echo 'make soak      what takes long: 60 kills, 2000 steps (2 hours; STEPS=100 KILLS=7 to try it)'
 	@echo 'make lint      formatting, lint, types, docstring coverage'
 	@echo 'make clean     remove .venv and what the demo made (trainings and compiled mmcv wheels stay)'
 
@@ -22,6 +26,9 @@ demo: install
 
 test: install
 	python -m pytest
+
+soak: install
+	STEPS=$(STEPS) KILLS=$(KILLS) python -m pytest -m soak -s
 
 lint: install
 	ruff format --check .

@@ -72,12 +72,12 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=30, help='number of faults (default: 30)')
-    parser.add_argument('--steps', type=int, help='length of the training (default: 4 for each fault)')
+    parser.add_argument('--steps', type=int, help='length of the training (default: 2 for each fault, and 10)')
     parser.add_argument('--workers', type=int, default=0, help='processes that load data (default: 0)')
     parser.add_argument('--seed', type=int, default=0, help='of the moments, not of the training (default: 0)')
     parser.add_argument('--work-dir', type=Path, default='work_dirs/kill_and_resume', help='(default: %(default)s)')
     args = parser.parse_args()
-    args.steps = args.steps or 4 * args.kills
+    args.steps = args.steps or 2 * args.kills + 10
     return args
 
 
