@@ -2,9 +2,13 @@
 
 import argparse
 import atexit
+import ctypes
 import difflib
+import functools
 import importlib.util
 import os
+import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -219,7 +223,20 @@ def check_amp(cfg: Config) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that the config names, by default mmengine's."""
+    end_children_with_this_process()
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+@functools.cache
+def end_children_with_this_process() -> None:
+    """Let the processes that load data end when this one is killed (Linux).
+
+    PyTorch's notice that it is gone, and then wait, for good, until somebody reads what they have loaded: each holds
+    open the pipe that all of them write to, and masks are more than a pipe takes.
+    """
+    if sys.platform == 'linux':
+        set_death_signal, option = ctypes.CDLL(None).prctl, 1
+        os.register_at_fork(after_in_child=lambda: set_death_signal(option, signal.SIGKILL))
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -17,8 +17,9 @@ KEY = 'random_state'
 
 def get_random_state() -> dict[str, Any]:
     """Return the states of the random number generators of Python, NumPy and PyTorch (CPU)."""
-    name, keys, *rest = np.random.get_state()
+    state: Any = np.random.get_state()
     # No array, so that what reads checkpoints with care need not know it.
+    name, keys, *rest = state
     return dict(python=random.getstate(), numpy=(name, keys.tolist(), *rest), torch=torch.get_rng_state())
 
 
