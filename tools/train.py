@@ -14,6 +14,7 @@ from mmdet_edge.engine.command_line import (
     load_config,
     stop,
     use_boundary_metric,
+    use_resume,
     use_safe_checkpoints,
 )
 from mmdet_edge.engine.hooks.atomic_checkpoint_hook import DISK_IS_FULL, CheckpointError
@@ -56,8 +57,7 @@ def main() -> None:
             raise stop(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        use_resume(cfg, args.resume)
 
     check_amp(cfg)
     check_data(cfg, ('train', 'val'))

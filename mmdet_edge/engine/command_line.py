@@ -159,18 +159,36 @@ def use_boundary_metric(cfg: Config) -> None:
     _import_package(cfg)
 
 
+def use_resume(cfg: Config, checkpoint: str) -> None:
+    """Let a training go on where it was.
+
+    Args:
+        cfg (Config): Changed in place. ``load_from`` counts as long as the work dir has nothing to go on from, so that
+            a job can be started and restarted by the same line.
+        checkpoint (str): Path or address; 'auto' for the latest one in the work dir.
+    """
+    work_dir = Path(cfg.work_dir)
+    if checkpoint == 'auto' and not (work_dir / 'last_checkpoint').exists() and not any(work_dir.glob('*.pth')):
+        return
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+
+
 def use_safe_checkpoints(cfg: Config) -> None:
     """Save checkpoints so that a training killed at any moment goes on from a whole one, as if nothing had happened.
 
     Args:
         cfg (Config): Changed in place where it says ``CheckpointHook``; any other hook stays.
     """
-    hooks = cfg.setdefault('default_hooks', {})
-    # mmengine's own default, if the config says nothing.
-    checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if 'default_hooks' not in cfg:
+        cfg.default_hooks = {}
+    if 'checkpoint' not in cfg.default_hooks:
+        # mmengine's own default.
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    checkpoint = cfg.default_hooks.checkpoint
     if checkpoint and checkpoint['type'] == 'CheckpointHook':
         checkpoint['type'] = 'AtomicCheckpointHook'
-        hooks.setdefault('random_state', dict(type='RandomStateHook'))
+        cfg.default_hooks.random_state = dict(type='RandomStateHook')
         _import_package(cfg)
 
 
