@@ -63,8 +63,8 @@ class StagedUnfreezeHook(Hook):
                 )
             if iteration < 1:
                 raise ValueError(
-                    f'StagedUnfreezeHook: {prefix!r} would unfreeze at iteration {iteration}; give at least 1, or leave '
-                    'out what trains from the start'
+                    f'StagedUnfreezeHook: {prefix!r} would unfreeze at iteration {iteration}; give at least 1, or '
+                    'leave out what trains from the start'
                 )
         self.unfreeze_at = dict(unfreeze_at)
         self._parameters: dict[str, list[nn.Parameter]] = {}
@@ -83,9 +83,9 @@ class StagedUnfreezeHook(Hook):
         if is_model_wrapper(model):
             if not getattr(model, 'find_unused_parameters', False) or getattr(model, 'static_graph', False):
                 raise ValueError(
-                    f'StagedUnfreezeHook: {type(model).__name__} must look for unused parameters, as frozen ones have no '
-                    'gradient: set find_unused_parameters = True in the config (in model_wrapper_cfg, if it has one), '
-                    'and no static_graph'
+                    f'StagedUnfreezeHook: {type(model).__name__} must look for unused parameters, as frozen ones have '
+                    'no gradient: set find_unused_parameters = True in the config (in its model_wrapper_cfg, if it has '
+                    'one), and no static_graph'
                 )
             model = model.module
         self._parameters = self._find_parameters(model)
