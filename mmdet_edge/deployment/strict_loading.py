@@ -26,7 +26,9 @@ def read_checkpoint(checkpoint: str) -> dict[str, Any]:
     try:
         content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # Of torch's advice only the line that names what it found.
+        reason = next((line.strip() for line in lines if 'GLOBAL' in line), lines[0])
         raise ValueError(
             f'{checkpoint} is no checkpoint of mmengine, is damaged, or holds objects that could run code: {reason}'
         ) from error

@@ -227,13 +227,9 @@ def test_hostile_and_damaged_checkpoints_are_refused(trained, tmp_path, monkeypa
     torch.save(dict(state_dict={}, meta=Hostile()), tmp_path / 'hostile.pth')
     (tmp_path / 'damaged.pth').write_bytes(trained[1].read_bytes()[:1000])
     (tmp_path / 'empty.pth').touch()
-    for name in ('hostile', 'damaged', 'empty'):
-        fails(
-            cfg,
-            tmp_path / f'{name}.pth',
-            tmp_path / 'new' / 'plain',
-            f'{name}.pth is no checkpoint of mmengine, is damaged',
-        )
+    for name, reason in dict(hostile='GLOBAL posix.mkdir', damaged='', empty='').items():
+        match = f'{name}.pth is no checkpoint of mmengine, is damaged.*{reason}'
+        fails(cfg, tmp_path / f'{name}.pth', tmp_path / 'new' / 'plain', match)
     assert not (tmp_path / 'was_here').exists()
 
 

@@ -26,7 +26,7 @@ def main() -> None:
     except (FileExistsError, ImportError, RuntimeError, ValueError) as error:
         raise stop(str(error)) from None
     size = Path(args.out).stat().st_size / 2**20
-    check = 'onnxruntime finds the same logits to 1e-5' if checked else 'not checked: onnxruntime is not installed'
+    check = 'onnxruntime finds the same logits' if checked else 'not checked: onnxruntime is not installed'
     print(f'wrote {args.out} ({size:.1f} MiB); {check}')
 
 
