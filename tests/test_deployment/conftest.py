@@ -1,3 +1,7 @@
+import runpy
+import sys
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -5,6 +9,15 @@ from mmengine.runner import Runner
 from mmdet_edge import get_config_path
 from mmdet_edge.datasets import make_shapes_dataset
 from mmdet_edge.engine.command_line import move_data_root
+
+TOOLS = Path(__file__).parents[2] / 'tools' / 'model_converters'
+
+
+def run_tool(name, *args):
+    """Run a tool as a command line would, in this process: importing everything again takes longer than the test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [name, *map(str, args)])
+        runpy.run_path(str(TOOLS / name), run_name='__main__')
 
 
 @pytest.fixture(scope='session')

@@ -10,14 +10,17 @@ from mmengine.utils import get_installed_path
 from mmdet_edge.deployment import export_mask_branch, mask_branch_onnx
 from mmdet_edge.deployment.strict_loading import build_model, read_checkpoint
 
+from .conftest import run_tool
+
 pytest.importorskip('onnx', reason="onnx is not installed: pip install 'mmdet_edge[onnx]'")
 onnxruntime = pytest.importorskip('onnxruntime', reason="onnxruntime is not installed: pip install 'mmdet_edge[onnx]'")
 
 
-def test_finds_the_same_logits_for_any_number_of_rois(trained, tmp_path):
+def test_finds_the_same_logits_for_any_number_of_rois(trained, tmp_path, capsys):
     config, checkpoint = trained
     out = tmp_path / 'new' / 'mask.onnx'
-    assert export_mask_branch(Config.fromfile(config), str(checkpoint), out) is True
+    run_tool('mask_branch_to_onnx.py', config, checkpoint, out)
+    assert capsys.readouterr().out.endswith(' MiB); onnxruntime finds the same logits\n')
     assert list(out.parent.iterdir()) == [out]
     session = onnxruntime.InferenceSession(str(out))
     (feats,), (preds,) = session.get_inputs(), session.get_outputs()
@@ -86,5 +89,5 @@ def test_a_head_of_another_kind_is_refused(trained, tmp_path, random_weights):
 
 def test_nothing_is_overwritten(trained, tmp_path):
     out = shutil.copy(trained[0], tmp_path / 'mask.onnx')
-    with pytest.raises(FileExistsError, match='mask.onnx exists, and nothing is overwritten'):
-        export_mask_branch(Config.fromfile(trained[0]), str(trained[1]), out)
+    with pytest.raises(SystemExit, match='error: .*mask.onnx exists, and nothing is overwritten'):
+        run_tool('mask_branch_to_onnx.py', *trained, out)

@@ -19,6 +19,8 @@ from mmdet_edge import EdgeAgreementMaskHead
 from mmdet_edge.deployment import export_plain_mmdet, to_plain_checkpoint, to_plain_config
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
 
+from .conftest import run_tool
+
 MMDET = Path(get_installed_path('mmdet')) / '.mim' / 'configs'
 
 # What a machine does that has MMDetection only: a detector, and mmdet's own test loop.
@@ -48,7 +50,7 @@ with open(out, 'wb') as file:
 @pytest.fixture(scope='module')
 def exported(trained, tmp_path_factory):
     out = tmp_path_factory.mktemp('exported') / 'new' / 'plain'
-    export_plain_mmdet(Config.fromfile(trained[0]), str(trained[1]), out)
+    run_tool('to_plain_mask_rcnn.py', *trained, out)
     return out
 
 
@@ -245,8 +247,11 @@ def test_weights_that_do_not_fit_are_told(trained, tmp_path):
     fails(cfg, tmp_path / 'none.pth', tmp_path / 'new' / 'plain', 'none.pth holds no weights')
 
 
-def test_nothing_is_overwritten(trained, exported):
+def test_the_tool_says_what_it_wrote_and_overwrites_nothing(trained, exported, tmp_path, capsys):
+    run_tool('to_plain_mask_rcnn.py', *trained, tmp_path / 'out')
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith('wrote ')]
+    assert f'wrote {tmp_path}/out/config.py and {tmp_path}/out/weights.pth (' in line
     before = (exported / 'weights.pth').read_bytes()
-    with pytest.raises(FileExistsError, match='plain exists, and nothing is overwritten'):
-        export_plain_mmdet(Config.fromfile(trained[0]), str(trained[1]), exported)
+    with pytest.raises(SystemExit, match='error: .*plain exists, and nothing is overwritten'):
+        run_tool('to_plain_mask_rcnn.py', *trained, exported)
     assert (exported / 'weights.pth').read_bytes() == before
