@@ -1,13 +1,16 @@
 """A toy training: two layers of a backbone that thaw one after the other, and a head."""
 
 import itertools
+import logging
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from mmdet.registry import HOOKS
+from mmdet.registry import HOOKS, MODELS
+from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -219,9 +222,6 @@ def test_a_prefix_of_nothing_is_told_before_the_first_iteration(tmp_path):
 
 def test_the_stages_of_the_shipped_config():
     """As Matterport has them: 4+ is ResNet stage 4, 5, neck, RPN and heads; all includes the stem and stages 2, 3."""
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
-
     register_all_modules()
     cfg = Config.fromfile(get_config_path('mask_rcnn_edge/mask-rcnn_r101_fpn_edge_staged-160k_coco.py'))
     cfg.model.backbone.update(depth=18, init_cfg=None)
@@ -230,12 +230,7 @@ def test_the_stages_of_the_shipped_config():
     (hook,) = cfg.custom_hooks
     hook = HOOKS.build(hook)
 
-    class FakeRunner:
-        iter = 0
-        logger = torch.nn.Module()
-
-    FakeRunner.model = model
-    FakeRunner.logger.info = lambda message: None
+    runner = SimpleNamespace(model=model, iter=0, logger=logging.getLogger())
 
     def training():
         return {
@@ -244,13 +239,13 @@ def test_the_stages_of_the_shipped_config():
             if v.requires_grad
         }
 
-    hook.before_train(FakeRunner)
+    hook.before_train(runner)
     heads = {'neck', 'rpn_head', 'roi_head'}
     stage4 = heads | {'backbone.layer3', 'backbone.layer4'}
     everything = stage4 | {'backbone.conv1', 'backbone.bn1', 'backbone.layer1', 'backbone.layer2'}
     for iteration, expected in ((39999, heads), (40000, stage4), (119999, stage4), (120000, everything)):
-        FakeRunner.iter = iteration
-        hook.before_train_iter(FakeRunner, 0)
+        runner.iter = iteration
+        hook.before_train_iter(runner, 0)
         assert training() == expected, iteration
     model.train()
     assert not any(m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
