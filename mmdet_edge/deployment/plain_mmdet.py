@@ -128,7 +128,10 @@ def _class_of(cfg: Any, ours: dict[str, type]) -> Optional[type]:
     given = cfg.get('type') if isinstance(cfg, dict) else None
     if isinstance(given, str):
         # With a scope, or the path to the class, before it.
-        return ours.get(given.rpartition('.')[2])
+        cls = ours.get(given.rpartition('.')[2])
+        if cls is None and given.startswith(f'{PACKAGE}.'):
+            raise ValueError(f'{PACKAGE} has no {given}, which the config names as a type')
+        return cls
     return given if isinstance(given, type) and _is_ours(given) else None
 
 

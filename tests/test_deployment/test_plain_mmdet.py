@@ -199,6 +199,8 @@ def test_further_twins_become_what_they_are_derived_from(monkeypatch):
 def test_what_nothing_stands_for_is_an_error(model):
     with pytest.raises(ValueError, match=r'^model\..*: (EdgeLoss|SumMaskLoss) needs mmdet_edge, and nothing in plain'):
         to_plain_config(Config(dict(model=model)))
+    with pytest.raises(ValueError, match='mmdet_edge has no mmdet_edge.models.Unknown, which the config names'):
+        to_plain_config(Config(dict(model=dict(type='mmdet_edge.models.Unknown'))))
 
 
 def test_meta_data_become_builtin_types():
