@@ -45,7 +45,7 @@ def export_mask_branch(cfg: Config, checkpoint: str, out: Union[str, Path]) -> b
     if out.exists():
         raise FileExistsError(f'{out} exists, and nothing is overwritten: remove it or name another file')
     if importlib.util.find_spec('onnx') is None:
-        raise ImportError("exporting needs onnx: pip install 'mmdet_edge[onnx]', or onnx and onnxruntime")
+        raise ImportError('exporting needs onnx: pip install onnx onnxruntime')
     model = build_model(cfg, checkpoint, read_checkpoint(checkpoint)['state_dict'])
     roi_head: Any = getattr(model, 'roi_head', None)
     head = getattr(roi_head, 'mask_head', None)

@@ -12,8 +12,8 @@ from mmdet_edge.deployment.strict_loading import build_model, read_checkpoint
 
 from .conftest import run_tool
 
-pytest.importorskip('onnx', reason="onnx is not installed: pip install 'mmdet_edge[onnx]'")
-onnxruntime = pytest.importorskip('onnxruntime', reason="onnxruntime is not installed: pip install 'mmdet_edge[onnx]'")
+pytest.importorskip('onnx', reason='onnx is not installed; it is in the extra onnx')
+onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed; it is in the extra onnx')
 
 
 def test_finds_the_same_logits_for_any_number_of_rois(trained, tmp_path, capsys):
