@@ -5,11 +5,14 @@ Importing the package registers its modules in MMDetection's registries; in a co
 """
 
 from .compat import allow_mmengine_checkpoints
+from .config import apply_edge_agreement
 from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook
 from .evaluation import CocoBoundaryMetric
 from .models import (
+    EdgeAgreementDynamicMaskHead,
     EdgeAgreementHTCMaskHead,
     EdgeAgreementMaskHead,
+    EdgeAgreementSCNetMaskHead,
     EdgeLoss,
     EdgeWeightedCrossEntropyLoss,
     SumMaskLoss,
@@ -22,14 +25,17 @@ allow_mmengine_checkpoints()
 
 __all__ = [
     'CocoBoundaryMetric',
+    'EdgeAgreementDynamicMaskHead',
     'EdgeAgreementHTCMaskHead',
     'EdgeAgreementMaskHead',
+    'EdgeAgreementSCNetMaskHead',
     'EdgeLoss',
     'EdgeVisualizationHook',
     'EdgeWeightedCrossEntropyLoss',
     'MaskBranchEvalHook',
     'SumMaskLoss',
     '__version__',
+    'apply_edge_agreement',
     'edge_loss',
     'get_config_path',
 ]
