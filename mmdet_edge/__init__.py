@@ -5,7 +5,7 @@ Importing the package registers its modules in MMDetection's registries; in a co
 """
 
 from .compat import allow_mmengine_checkpoints
-from .config import apply_edge_agreement
+from .apply import apply_edge_agreement
 from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook
 from .evaluation import CocoBoundaryMetric
 from .models import (

@@ -18,7 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import get_installed_path, is_installed
 
-from mmdet_edge.config import apply_edge_agreement, import_mmdet_edge
+from mmdet_edge.apply import apply_edge_agreement, import_mmdet_edge
 
 # setuptools < 81 warns at each import, and mmengine cannot do without (see requirements.txt).
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
