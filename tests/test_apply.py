@@ -129,7 +129,10 @@ def test_wrong_stages(cfg, stages, message):
     ('cfg', 'message'),
     [
         (config(dict(type='CoarseMaskHead')), 'got CoarseMaskHead; its map of 7x7 pixels is too coarse'),
-        (config(dict(type='MyHead')), 'model.roi_head.mask_head must be of type FCNMaskHead, .*got MyHead; .*EdgeAgreeme'),
+        (
+            config(dict(type='MyHead')),
+            'model.roi_head.mask_head must be of type FCNMaskHead, .*got MyHead; .*EdgeAgreeme',
+        ),
         (config(dict(num_classes=3)), 'got None'),
         (config(None), 'expected a model with a mask head of type FCNMaskHead, .*got one of type Detector without any'),
         (Config(dict(model=dict(type='Mask2Former'))), 'got one of type Mask2Former without any mask_head'),
@@ -227,6 +230,9 @@ def test_all_configs_of_mmdet(read_config):
     assert len(unreadable) == 9 and not [name for name in unreadable if 'mask' in name or 'htc' in name]
     assert sum(converted.values()) + refused['CoarseMaskHead'] == 231
     for head in mask_heads.values():
+        if 'SyncBN' in (head.get('norm_cfg') or {}).get('type', ''):
+            # Needs a process group.
+            head['norm_cfg']['type'] = 'BN'
         assert type(MODELS.build(head).loss_edge) is EdgeLoss
 
 
@@ -272,6 +278,9 @@ def test_one_of_each_kind_trains_and_predicts(name, keys, read_config):
     total.backward()
     edge_losses = [losses[key] for key in keys or ['loss_mask']]
     assert all(loss.requires_grad and loss > 0 for loss in edge_losses)
+    if len(keys) == 3:
+        # Stages are weighted 1, 0.5 and 0.25, and the losses of untrained stages differ little.
+        assert losses[keys[2]] < 0.6 * losses[keys[0]]
     heads = model.roi_head.mask_head
     for head in heads if len(keys) > 1 else [heads]:
         assert head.conv_logits.weight.grad.abs().sum() > 0

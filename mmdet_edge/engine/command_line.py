@@ -105,8 +105,8 @@ def load_config(
             apply_edge_agreement(cfg, stages=edge_stages)
         except ValueError as error:
             raise stop(f'--edge: {error}') from None
-        stages = '' if edge_stages == 'all' else '-' + ''.join(map(str, edge_stages))
-        name += f'_edge{stages}'
+        stages = [edge_stages] if isinstance(edge_stages, str) else edge_stages
+        name += '_' + '-'.join(['edge', *(str(stage) for stage in stages if stage != 'all')])
     cfg.launcher = launcher
     if work_dir is not None:
         cfg.work_dir = work_dir
