@@ -26,7 +26,7 @@ def real_data():
 
 @pytest.fixture(scope='session')
 def read_config():
-    """Config.fromfile without custom imports, each file read once: by itself it reads a base for each of its children."""
+    """Config.fromfile without custom imports, each file read once and not once for each of its children."""
     file2dict, load = Config._file2dict, lru_cache(config_utils.load)
     files = {}
 
