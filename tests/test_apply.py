@@ -271,7 +271,7 @@ def test_one_of_each_kind_trains_and_predicts(name, keys, read_config):
     apply_edge_agreement(cfg)
     shrink(cfg.model)
     model = MODELS.build(cfg.model)
-    data = demo_mm_inputs(2, [[3, 96, 96]] * 2, num_items=[3, 0], with_mask=True, with_semantic=True)
+    data = demo_mm_inputs(2, [[3, 64, 64]] * 2, num_items=[3, 0], with_mask=True, with_semantic=True)
     losses = model.train()(**model.data_preprocessor(data, True), mode='loss')
     assert [key for key in losses if 'edge' in key] == keys
     total, _ = model.parse_losses(losses)
@@ -292,11 +292,17 @@ def shrink(model):
     """Make a model small, as mmdet's own tests do."""
     model.backbone.update(depth=18, init_cfg=None)
     model.neck.in_channels = [64, 128, 256, 512]
-    roi_head = model.roi_head
+    roi_head, rcnn = model.roi_head, model.train_cfg.rcnn
+    for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
+        if 'num' in stage.sampler:
+            stage.sampler.num = 16
+    for proposals in (model.train_cfg.get('rpn_proposal'), model.test_cfg.rpn):
+        if proposals:
+            proposals.max_per_img = 20
+    model.test_cfg.rcnn.max_per_img = 3
     if roi_head.type == 'SparseRoIHead':
         roi_head.num_stages = 2
         for key in ('stage_loss_weights', 'bbox_head', 'mask_head'):
             roi_head[key] = roi_head[key][:2]
         model.train_cfg.rcnn = model.train_cfg.rcnn[:2]
         model.rpn_head.num_proposals = 20
-        model.test_cfg.rcnn.max_per_img = 20
