@@ -305,4 +305,5 @@ def shrink(model):
         for key in ('stage_loss_weights', 'bbox_head', 'mask_head'):
             roi_head[key] = roi_head[key][:2]
         model.train_cfg.rcnn = model.train_cfg.rcnn[:2]
-        model.rpn_head.num_proposals = 20
+        # Each query is an output.
+        model.rpn_head.num_proposals = model.test_cfg.rcnn.max_per_img = 20
