@@ -97,16 +97,17 @@ def _change_stages(
 ) -> Union[ConfigDict, list]:
     """Return the mask head, or the list with one for each stage, that a RoI head gets."""
     given = roi_head['mask_head']
+    is_list = isinstance(given, (list, tuple))
     # SCNet's boxes are a cascade, its masks are not.
     only_scnet = _type_of(roi_head)[1] == 'SCNetRoIHead'
     num_stages = 1 if only_scnet else roi_head.get('num_stages', 1)
-    heads = list(given) if isinstance(given, (list, tuple)) else [given] * num_stages
+    heads = list(given) if is_list else [given] * num_stages
     for head in heads:
         _check_head(f'{name}.mask_head', _type_of(head)[1], only_scnet)
     selected = _select_stages(f'{name}.mask_head', stages, len(heads))
     changed = [_change_head(head, loss_edge, stage in selected) for stage, head in enumerate(heads)]
     # mmdet builds one dict for all stages.
-    return changed if given is not heads[0] or len(selected) < len(heads) else changed[0]
+    return changed if is_list or len(selected) < len(heads) else changed[0]
 
 
 def _check_head(name: str, type_name: str, only_scnet: bool) -> None:

@@ -1,11 +1,9 @@
 """The Edge Agreement Head of SCNet."""
 
+from typing import Any
+
 from mmdet.models.roi_heads.mask_heads import SCNetMaskHead
-from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
-from mmdet.utils import InstanceList
-from mmengine.config import ConfigDict
-from torch import Tensor
 
 from .edge_agreement_mixin import EdgeAgreementMixin
 
@@ -23,26 +21,18 @@ class EdgeAgreementSCNetMaskHead(EdgeAgreementMixin, SCNetMaskHead):
         **kwargs: The arguments of ``SCNetMaskHead``.
     """
 
-    def loss_and_target(
-        self,
-        mask_preds: Tensor,
-        sampling_results: list[SamplingResult],
-        batch_gt_instances: InstanceList,
-        rcnn_train_cfg: ConfigDict,
-    ) -> dict:
+    def loss_and_target(self, *args: Any, **kwargs: Any) -> dict:
         """Compute the sum of the mask loss and the edge loss on the same targets.
 
         Args:
-            mask_preds (Tensor): Logits, (N, C, H, W): N positive RoIs, C classes (1 if class-agnostic).
-            sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
-            batch_gt_instances (list[:obj:`InstanceData`]): Ground truth of each image, with ``masks``.
-            rcnn_train_cfg (ConfigDict): ``train_cfg`` of the RoI head; ``mask_size`` must be (H, W).
+            *args: Those of :meth:`EdgeAgreementMixin.loss_and_target`.
+            **kwargs: Those of :meth:`EdgeAgreementMixin.loss_and_target`.
 
         Returns:
             dict: ``loss_mask``, a dict with ``loss_mask``, the sum; and ``mask_targets``, (N, H, W). For N = 0 the sum
             is 0.
         """
-        results = super().loss_and_target(mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg)
+        results = super().loss_and_target(*args, **kwargs)
         losses = results['loss_mask']
         if 'loss_edge' in losses:
             losses['loss_mask'] = losses['loss_mask'] + losses.pop('loss_edge')
