@@ -6,7 +6,7 @@ Importing the package registers its modules in MMDetection's registries; in a co
 
 from .apply import apply_edge_agreement
 from .compat import allow_mmengine_checkpoints
-from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook
+from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook, StagedUnfreezeHook
 from .evaluation import CocoBoundaryMetric
 from .models import (
     EdgeAgreementDynamicMaskHead,
@@ -33,6 +33,7 @@ __all__ = [
     'EdgeVisualizationHook',
     'EdgeWeightedCrossEntropyLoss',
     'MaskBranchEvalHook',
+    'StagedUnfreezeHook',
     'SumMaskLoss',
     '__version__',
     'apply_edge_agreement',

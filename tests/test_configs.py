@@ -37,7 +37,8 @@ def configs(pattern):
     return [str(p.relative_to(ROOT / 'configs')) for p in sorted(ROOT.glob(f'configs/*_edge/{pattern}.py'))]
 
 
-TWINS = [name for name in configs('*') if '_edge' in Path(name).name and re.search('_(coco|lvis)', name)]
+# The twins of mmdet's configs, and those whose baseline is a config of our own.
+TWINS = [name for name in configs('*_edge*') if re.search('_(coco|lvis)', name) and 'staged' not in name]
 OWN = [name for name in configs('*_fpn_edge*') if name not in TWINS]
 SURVEY = {
     'edge': dict(exponent=1.5, loss_weight=3),
