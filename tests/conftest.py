@@ -1,4 +1,6 @@
+import copy
 import os
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -6,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures.mask import BitmapMasks
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
+from mmengine.config import utils as config_utils
 from mmengine.structures import InstanceData
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +22,28 @@ def real_data():
     if not folder:
         pytest.skip('MMDET_EDGE_DATA does not name a folder with real images')
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope='session')
+def read_config():
+    """Config.fromfile without custom imports, each file read once and not once for each of its children."""
+    file2dict, load = Config._file2dict, lru_cache(config_utils.load)
+    files = {}
+
+    def cached(filename, *args, **kwargs):
+        path = os.path.abspath(filename)
+        if path not in files:
+            files[path] = file2dict(filename, *args, **kwargs)
+        return copy.deepcopy(files[path])
+
+    def read(path):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Config, '_file2dict', cached)
+            # The metafiles, which mmengine looks into for each 'mmdet::' base.
+            patch.setattr(config_utils, 'load', load)
+            return Config.fromfile(path, import_custom_modules=False)
+
+    return read
 
 
 @pytest.fixture
