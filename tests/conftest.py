@@ -1,4 +1,7 @@
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +22,27 @@ def real_data():
     if not folder:
         pytest.skip('MMDET_EDGE_DATA does not name a folder with real images')
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope='session')
+def source(tmp_path_factory):
+    """The files of the repository, copied, as a build leaves files in the source folder."""
+    folder = tmp_path_factory.mktemp('build') / 'source'
+    command = ['git', 'ls-files', '-co', '--exclude-standard']
+    for name in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+        if os.path.lexists(ROOT / name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def wheel(source):
+    """The wheel of the package."""
+    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', source.parent, '.']
+    subprocess.run(command, cwd=source, check=True)
+    (path,) = source.parent.glob('*.whl')
+    return path
 
 
 @pytest.fixture
