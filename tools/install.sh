@@ -69,6 +69,8 @@ build_mmcv() {
         if [ ! -f "$build/mmcv-$version/setup.py" ]; then
             pip download -q --no-deps --no-build-isolation --no-binary mmcv -d "$build" "mmcv==$version"
             tar -xzf "$build/mmcv-$version.tar.gz" -C "$build"
+            # mmcv asks for C++17, torch 2.14's headers for C++20: without the flag torch adds the standard that it needs.
+            sed -i "s/\['-std=c++17'\]/[]/" "$build/mmcv-$version/setup.py"
         fi
         # Built in place, so that an interrupted compile keeps its object files; in a process group of its own, so
         # that an interrupt leaves no compiler running.
