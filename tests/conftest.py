@@ -15,6 +15,14 @@ from mmengine.structures import InstanceData
 ROOT = Path(__file__).parents[1]
 
 
+def build_wheel(what, folder):
+    """Build the wheel of a source folder or an sdist; return its path."""
+    options = ['-q', '--no-deps', '--no-build-isolation', '-w', folder]
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', *options, what], check=True)
+    (path,) = folder.glob('*.whl')
+    return path
+
+
 @pytest.fixture(scope='session')
 def real_data():
     """The folder with nuclei/ and coco_tiny/, named by MMDET_EDGE_DATA."""
@@ -39,10 +47,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope='session')
 def wheel(source):
     """The wheel of the package."""
-    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', source.parent, '.']
-    subprocess.run(command, cwd=source, check=True)
-    (path,) = source.parent.glob('*.whl')
-    return path
+    return build_wheel(source, source.parent)
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from mmdet_edge import __version__
 
-ROOT = Path(__file__).parents[1]
+from .conftest import ROOT, build_wheel
 
 
 def content(wheel):
@@ -32,9 +31,7 @@ def test_the_sdist_builds_the_same_wheel(source, wheel, tmp_path):
     code = 'import sys, setuptools.build_meta; setuptools.build_meta.build_sdist(sys.argv[1])'
     subprocess.run([sys.executable, '-c', code, tmp_path], cwd=source, check=True, stdout=subprocess.DEVNULL)
     (sdist,) = tmp_path.glob('*.tar.gz')
-    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp_path, sdist]
-    subprocess.run(command, check=True)
-    assert content(tmp_path / wheel.name) == content(wheel)
+    assert content(build_wheel(sdist, tmp_path)) == content(wheel)
 
 
 @pytest.mark.parametrize('name', ['configs', 'tools', 'model-index.yml'])

@@ -35,7 +35,7 @@ OPTIONS = {
 
 @pytest.fixture(scope='module')
 def python(wheel, tmp_path_factory):
-    """An interpreter of an environment with the wheel, which has all other packages from the one that runs the tests."""
+    """An interpreter with the package from the wheel, and all others from the environment that runs the tests."""
     folder = tmp_path_factory.mktemp('downstream') / 'venv'
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
     python = folder / 'bin' / 'python'
