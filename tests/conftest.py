@@ -1,5 +1,8 @@
 import copy
 import os
+import shutil
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +16,14 @@ from mmengine.config import utils as config_utils
 from mmengine.structures import InstanceData
 
 ROOT = Path(__file__).parents[1]
+
+
+def build_wheel(what, folder):
+    """Build the wheel of a source folder or an sdist; return its path."""
+    options = ['-q', '--no-deps', '--no-build-isolation', '-w', folder]
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', *options, what], check=True)
+    (path,) = folder.glob('*.whl')
+    return path
 
 
 @pytest.fixture(scope='session')
@@ -44,6 +55,24 @@ def read_config():
             return Config.fromfile(path, import_custom_modules=False)
 
     return read
+
+
+@pytest.fixture(scope='session')
+def source(tmp_path_factory):
+    """The files of the repository, copied, as a build leaves files in the source folder."""
+    folder = tmp_path_factory.mktemp('build') / 'source'
+    command = ['git', 'ls-files', '-co', '--exclude-standard']
+    for name in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+        if os.path.lexists(ROOT / name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def wheel(source):
+    """The wheel of the package."""
+    return build_wheel(source, source.parent)
 
 
 @pytest.fixture
