@@ -213,13 +213,14 @@ class Victim:
         if self.notice and ': resuming from the one before' not in text:
             broken.append('a truncated checkpoint went unnoticed')
         damaged = [path for path in self.checkpoints() if not is_whole(path)]
-        broken += [f'{path.name} is damaged' for path in damaged if path != self.truncated]
-        if self.truncated not in damaged:
+        broken += [f'{path.name} is damaged' for path in damaged if path.name != self.truncated.name]
+        if self.truncated.name not in [path.name for path in damaged]:
             self.truncated = Path()
         steps = [int(path.stem.split('_')[1]) for path in self.checkpoints()]
         self.notice = fault == 'truncated' and len(steps) > 1
         if self.notice:
-            self.truncated = self.checkpoints()[-1]
+            # Not one that was killed before it was noted: the resume does not look at that.
+            self.truncated = Path((self.work_dir / 'last_checkpoint').read_text())
             os.truncate(self.truncated, size // 2)
         return dict(fault=fault, signal=end.name, seconds_to_end=round(seconds, 2), checkpoints=steps, broken=broken)
 
