@@ -1,0 +1,83 @@
+"""A mask predictor that computes, in training, only the channels that the losses look at.
+
+Shape letters: N instances, C classes, K input channels, H and W mask height and width.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+
+class ClassSelectedConv2d(nn.Conv2d):
+    """1x1 convolution that returns :class:`LazyLogits` while training.
+
+    A mask loss looks at one of C channels, that of the ground-truth class; with 80 classes the others are most of what
+    the predictor of a mask head costs. Parameters, state dict and predictions are those of ``nn.Conv2d``.
+    """
+
+    def forward(self, features: Tensor) -> Union[Tensor, 'LazyLogits']:
+        """Return the logits, (N, C, H, W), or in training what computes them on demand."""
+        if self.training and self.out_channels > 1:
+            return LazyLogits(features, self)
+        return super().forward(features)
+
+
+class LazyLogits:
+    """Logits of a mask head that nobody has asked for yet.
+
+    :meth:`of_class` computes one channel per mask. Everything else that may be done with the tensor of all logits
+    (indexing, methods, torch functions) computes them all first: a RoI head that needs them, as Mask Scoring and
+    PointRend do, gets them without being told.
+
+    Args:
+        features (Tensor): Input of the predictor, (N, K, H, W).
+        conv (nn.Conv2d): The predictor, 1x1, K to C channels.
+    """
+
+    def __init__(self, features: Tensor, conv: nn.Conv2d) -> None:
+        self._features, self._conv = features, conv
+
+    def of_class(self, labels: Tensor) -> Tensor:
+        """Return the logits of one class per mask.
+
+        Args:
+            labels (Tensor): Class of each mask, (N,), integer.
+
+        Returns:
+            Tensor: Shape (N, 1, H, W).
+        """
+        weight, bias = self._conv.weight.flatten(1)[labels], self._conv.bias[labels]
+        with self._autocast():
+            logits = torch.baddbmm(bias[:, None, None], weight[:, None], self._features.flatten(2))
+        return logits.unflatten(2, self._features.shape[2:])
+
+    def _autocast(self) -> torch.autocast:
+        """Whoever asks may do so outside of the autocast region in which the head ran."""
+        dtype = self._features.dtype
+        return torch.autocast(self._features.device.type, dtype, enabled=dtype != self._conv.weight.dtype)
+
+    @cached_property
+    def _all(self) -> Tensor:
+        with self._autocast():
+            return nn.Conv2d.forward(self._conv, self._features)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._all, name)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self._all[index]
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: Optional[dict] = None
+    ) -> Any:
+        """Let torch functions see the tensor."""
+        args, kwargs = tree_map(lambda x: x._all if isinstance(x, cls) else x, (args, kwargs or {}))
+        return func(*args, **kwargs)
