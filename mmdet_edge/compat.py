@@ -120,8 +120,8 @@ def allow_mmengine_checkpoints() -> None:
     history (``HistoryBuffer``: numpy arrays, and methods pickled as a call of ``getattr``) into every checkpoint, and
     loads it without saying otherwise (mmengine issue 1655, pull request 1650), so that testing and resuming fail.
     Here just these names join the list, each answered by a stand-in that checks what it is given: neither numpy's
-    classes nor mmengine's are safe to call with what a stranger wrote. ``weights_only`` stays on, and everything else is
-    still refused.
+    classes nor mmengine's are safe to call with what a stranger wrote. ``weights_only`` stays on, and everything else
+    is still refused.
 
     For addresses (``https://``, ``torchvision://``, ...) it has to be switched on: torch's download function, which
     mmengine calls, switches it off unless it is told.

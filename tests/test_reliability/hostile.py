@@ -105,7 +105,9 @@ def code_calls(marker):
         'exec': Call(exec, python),
         'subprocess.Popen': Call(subprocess.check_call, ['touch', str(marker)]),
         'getattr': Call(Call(getattr, os_module, 'system'), shell),
-        'getattr_chain': Call(Call(getattr, Call(getattr, Call(importlib.import_module, 'shutil'), 'os'), 'system'), shell),
+        'getattr_chain': Call(
+            Call(getattr, Call(getattr, Call(importlib.import_module, 'shutil'), 'os'), 'system'), shell
+        ),
         '__import__': Call(Call(getattr, Call(__import__, 'os'), 'system'), shell),
         'nested': dict(a=[(collections.OrderedDict(b={'c': [Call(os.system, shell)]}),)]),
         'as_a_key': {(1, Call(os.system, shell)): 0},

@@ -1,8 +1,6 @@
 """A checkpoint is data: what it holds beside numbers and text is refused, and nothing in it is run."""
 
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
