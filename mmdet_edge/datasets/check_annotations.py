@@ -95,11 +95,10 @@ def check_annotations(
     for key in wanted:
         if not isinstance(content.get(key), list):
             problems.error(f'not a COCO file: {key!r} must be a list, got {_kind(content.get(key))}')
-    if problems.errors:
-        return problems
-    for key in wanted:
-        if not content[key]:
+        elif not content[key]:
             problems.error(f'{key!r} is empty')
+        if problems.errors:
+            return problems
     categories = _check_categories(content['categories'], classes, problems)
     images = _check_images(content['images'], image_folder, problems)
     _check_objects(content.get('annotations') or [], images, categories, classes, with_masks, problems)
@@ -154,12 +153,12 @@ def _check_categories(
     names: dict[Any, str] = {}
     for item in categories:
         if not isinstance(item, dict) or not {'id', 'name'} <= set(item):
-            problems.error('categories without id or name', item)
+            problems.error('categories without id or name', _id_of(item))
         elif item['id'] in names:
             problems.error('categories with the id of another one', item['id'])
         else:
             names[item['id']] = item['name']
-    if classes is None or not names:
+    if classes is None or problems.errors:
         return names
     # mmdet counts the categories that it knows in the order of the file, and takes the count for the label.
     known = [name for name in names.values() if name in set(classes)]
@@ -188,21 +187,24 @@ def _check_categories(
 
 def _check_images(
     images: list[Any], folder: Optional[str], problems: AnnotationProblems
-) -> dict[Any, tuple[float, float]]:
-    """Return id -> (height, width)."""
-    sizes: dict[Any, tuple[float, float]] = {}
+) -> dict[Any, Optional[tuple[float, float]]]:
+    """Return id -> (height, width), or None if the file does not say."""
+    sizes: dict[Any, Optional[tuple[float, float]]] = {}
     names: list[str] = []
     for item in images:
         wanted = {'id', 'height', 'width'} | ({'file_name'} if folder is not None else set())
         if not isinstance(item, dict) or not wanted <= set(item):
             problems.error(f'images without {", ".join(sorted(wanted))}', _id_of(item))
-            continue
-        if not all(isinstance(item[side], (int, float)) and item[side] > 0 for side in ('height', 'width')):
-            problems.error('images whose height or width is not a positive number', item['id'])
+            if isinstance(item, dict):
+                sizes.setdefault(item.get('id'))
             continue
         if item['id'] in sizes:
             problems.error('images with the id of another one', item['id'])
-        sizes[item['id']] = item['height'], item['width']
+        if all(isinstance(item[side], (int, float)) and item[side] > 0 for side in ('height', 'width')):
+            sizes[item['id']] = item['height'], item['width']
+        else:
+            problems.error('images whose height or width is not a positive number', item['id'])
+            sizes[item['id']] = None
         if folder is not None:
             names.append(item['file_name'])
     if folder is not None:
@@ -226,14 +228,14 @@ def _check_files(names: list[str], folder: str, problems: AnnotationProblems) ->
 
 def _check_objects(
     annotations: list[Any],
-    images: dict[Any, tuple[float, float]],
+    images: dict[Any, Optional[tuple[float, float]]],
     categories: dict[Any, str],
     classes: Optional[Sequence[str]],
     with_masks: bool,
     problems: AnnotationProblems,
 ) -> None:
     seen: set[Any] = set()
-    used = set(categories.values()) if classes is None else set(classes)
+    used = set(categories.values()) if classes is None or problems.errors else set(classes)
     for item in annotations:
         try:
             number, image, category = item['id'], item['image_id'], item['category_id']
@@ -255,10 +257,12 @@ def _check_objects(
             problems.warn('objects of categories that are not among the classes of the config: left out', number)
         elif width < 1 or height < 1 or area <= 0:
             problems.warn('objects smaller than one pixel (width, height or area): left out', number)
-        elif left >= images[image][1] or top >= images[image][0] or left + width <= 0 or top + height <= 0:
+        elif (size := images[image]) is None:
+            continue
+        elif left >= size[1] or top >= size[0] or left + width <= 0 or top + height <= 0:
             problems.warn('objects with a bbox outside their image: left out', number)
         elif with_masks and not item.get('ignore'):
-            _check_mask(item.get('segmentation'), *images[image], number, problems)
+            _check_mask(item.get('segmentation'), *size, number, problems)
 
 
 def _check_mask(mask: Any, height: float, width: float, number: Any, problems: AnnotationProblems) -> None:
@@ -313,5 +317,5 @@ def _run_length(counts: Any) -> Optional[int]:
         return None
 
 
-def _id_of(item: Any) -> Any:
-    return item.get('id', item) if isinstance(item, dict) else item
+def _id_of(item: Any) -> str:
+    return f'{item.get("id", item) if isinstance(item, dict) else item}'

@@ -104,7 +104,7 @@ def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = Tr
         ValueError: If it cannot be loaded, or does not fit; the message says why.
     """
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger=None)
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     except pickle.UnpicklingError as error:
         raise ValueError(
             f'{path} is not a checkpoint, or holds more than weights and numbers, which could run code; nothing of it '

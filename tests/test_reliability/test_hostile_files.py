@@ -1,15 +1,22 @@
 """A checkpoint is data: what it holds beside numbers and text is refused, and nothing in it is run."""
 
+import functools
+import http.server
 import pickle
+import re
+import threading
 
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer
+from mmdet.apis import init_detector
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
 
-import mmdet_edge  # noqa: F401  (applies compat)
+from mmdet_edge.engine.command_line import build_runner, load_config
 
 from . import hostile
+from .conftest import EDGE, ROOT
 
 pytestmark = pytest.mark.skipif(torch.__version__ < '2.6', reason='torch < 2.6 runs the code of a checkpoint')
 
@@ -23,10 +30,10 @@ def code_files(tmp_path_factory):
 
 
 def load(path):
-    return CheckpointLoader.load_checkpoint(str(path), 'cpu', logger=None)
+    return CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
 
 
-def test_the_corpus_would_run(code_files, monkeypatch):
+def test_the_corpus_would_run(code_files):
     """Each file does make the marker where weights_only is off: the refusals below are not for another reason."""
     files, marker = code_files
     assert len(files) >= 20
@@ -64,3 +71,104 @@ def test_the_honest_form_of_the_tricks_loads(tmp_path):
     hostile.write_zip(hostile.pickled(hostile.checkpoint(dict(loss=hostile.history()))), tmp_path / 'x.pth')
     history = load(tmp_path / 'x.pth')['message_hub']['log_scalars']['loss']
     assert type(history) is HistoryBuffer and history.data[0].tolist() == [1, 2]
+
+
+def command_lines(shapes, bad, good):
+    """Everything in tools/ that reads a checkpoint."""
+    data = ('--cfg-options', f'data_root={shapes}')
+    compare = 'analysis_tools/compare_predictions.py'
+    return [
+        ('train.py', EDGE, *data, f'load_from={bad}'),
+        ('train.py', EDGE, '--resume', bad, *data),
+        (
+            'train.py',
+            EDGE,
+            *data,
+            'model.backbone.init_cfg.type=Pretrained',
+            f'model.backbone.init_cfg.checkpoint={bad}',
+        ),
+        ('test.py', EDGE, bad, *data),
+        ('analysis_tools/eval_mask_branch.py', EDGE, bad, *data),
+        (compare, EDGE, bad, EDGE, good, *data),
+        (compare, EDGE, good, EDGE, bad, *data),
+    ]
+
+
+@pytest.mark.parametrize('name', ['os.system', 'torch_legacy', 'tar'])
+def test_every_tool_refuses(name, code_files, error_of, shapes, checkpoint, tmp_path, monkeypatch):
+    files, marker = code_files
+    monkeypatch.chdir(tmp_path)
+    for command in command_lines(shapes, files[name], checkpoint):
+        message = error_of(*command)
+        assert re.search('could run code; nothing of it was run|cannot be loaded', message) and '\n' not in message
+        assert str(files[name]) in message and not marker.exists()
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+@pytest.mark.parametrize('name', ['eval', 'torch_legacy'])
+def test_init_detector_refuses(name, code_files):
+    files, marker = code_files
+    with pytest.raises(REFUSED):
+        init_detector(str(EDGE), str(files[name]), device='cpu')
+    assert not marker.exists()
+
+
+@pytest.fixture
+def address(code_files, tmp_path, monkeypatch):
+    """A server with the hostile files and a good one."""
+    files, _ = code_files
+    folder = files['eval'].parent
+    torch.save(dict(state_dict=dict(weight=torch.ones(2))), folder / 'good.pth')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setenv('no_proxy', '*')
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize('name', ['os.system', 'torch_legacy'])
+def test_what_comes_from_an_address_is_not_trusted_either(name, code_files, address):
+    # torch's download function would: it switches weights_only off.
+    assert load(f'{address}/good.pth')['state_dict']['weight'].sum() == 2
+    with pytest.raises(REFUSED):
+        load(f'{address}/{name}.pth')
+    assert not code_files[1].exists()
+
+
+def test_the_config_text_in_a_checkpoint_is_not_run(weights, shapes, tmp_path):
+    marker, path = tmp_path / 'marker', tmp_path / 'iter_1.pth'
+    text = hostile.touch(marker)
+    meta = dict(epoch=0, iter=1, config=text)
+    torch.save(dict(state_dict=weights, meta=meta, message_hub=MessageHub('hostile').state_dict()), path)
+    runner = build_runner(load_config(EDGE, dict(data_root=str(shapes)), work_dir=str(tmp_path / 'run')))
+    runner.resume(str(path))
+    assert runner.iter == 1 and not marker.exists()
+    # What mmengine's resume would have done with it.
+    Config.fromstring(text, '.py')
+    assert marker.exists()
+
+
+UNSAFE = {
+    'pickle': r'\bpickle\.loads?\(|read_pickle',
+    'yaml': r'\byaml\.(load|unsafe_load|full_load)\(',
+    'torch': r'\btorch\.load\(|weights_only\s*=\s*False',
+    'numpy': r'allow_pickle\s*=\s*True',
+    'python': r'(?<![\w.])(eval|exec)\(',
+    'shell': r'\bos\.system\(|shell\s*=\s*True',
+}
+
+
+@pytest.mark.parametrize('kind', UNSAFE)
+def test_nothing_else_in_the_tree_reads_files_with_trust(kind):
+    files = [path for folder in ('mmdet_edge', 'tools', 'configs') for path in (ROOT / folder).rglob('*.py')]
+    assert len(files) > 50
+    found = [
+        f'{path.relative_to(ROOT)}: {line.strip()}'
+        for path in files
+        for line in path.read_text().splitlines()
+        if re.search(UNSAFE[kind], line)
+    ]
+    assert found == []
