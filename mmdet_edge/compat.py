@@ -83,7 +83,7 @@ class _HistoryBuffer(HistoryBuffer):
         ):
             raise pickle.UnpicklingError('a checkpoint may not hold a log history of anything but numbers')
         # From here on, it is mmengine's.
-        self.__class__ = HistoryBuffer  # type: ignore[assignment]
+        self.__class__ = HistoryBuffer
         self.__setstate__(
             dict(
                 _log_history=np.array(arrays[0]),

@@ -154,6 +154,7 @@ def _check_categories(
     for item in categories:
         if not isinstance(item, dict) or not {'id', 'name'} <= set(item):
             problems.error('categories without id or name', _id_of(item))
+            names.update({item['id']: ''} if isinstance(item, dict) and 'id' in item else {})
         elif item['id'] in names:
             problems.error('categories with the id of another one', item['id'])
         else:

@@ -1,13 +1,14 @@
 """Building a model before anything else happens, to find what its config and a checkpoint do not agree about."""
 
+import copy
 import pickle
 import re
 import traceback
 from typing import Any, Optional
 
 import torch
-from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.registry import MODELS
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead, HTCMaskHead
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -35,53 +36,67 @@ def build_model(cfg: Config) -> nn.Module:
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     try:
         # A copy: what is built takes keys out of its config.
-        model = MODELS.build(Config(dict(model=cfg.model.to_dict())).model)
+        model = MODELS.build(copy.deepcopy(cfg.model))
     except Exception as error:
         # Whatever a constructor raises; registries put the names of the classes before it. mmdet's assertions have no
         # text: then the line is told.
-        root = error
+        root: BaseException = error
         while root.__context__ is not None:
             root = root.__context__
         line = '' if f'{root}' else traceback.extract_tb(root.__traceback__)[-1].line
         raise ValueError(f'the model cannot be built: {_one_line(error)} {line}'.rstrip()) from error
     roi_head = getattr(model, 'roi_head', None)
-    if getattr(roi_head, 'with_mask', False):
-        _check_mask_heads(roi_head, cfg)
+    if roi_head is not None:
+        dataset = _innermost((cfg.get('train_dataloader') or {}).get('dataset'))
+        _check_classes(roi_head, dataset)
+        if getattr(roi_head, 'with_mask', False):
+            _check_masks(roi_head, dataset)
     return model
 
 
-def _check_mask_heads(roi_head: Any, cfg: Config) -> None:
-    heads, extractors, settings = (
-        list(part) if isinstance(part, (nn.ModuleList, list, tuple)) else [part]
-        for part in (roi_head.mask_head, getattr(roi_head, 'mask_roi_extractor', None), roi_head.train_cfg)
-    )
-    dataset = _innermost((cfg.get('train_dataloader') or {}).get('dataset'))
+def _check_classes(roi_head: Any, dataset: Any) -> None:
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else None
+    classes = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}.get('classes')
+    for name in ('bbox_head', 'mask_head'):
+        for head in _as_list(getattr(roi_head, name, None)):
+            number = getattr(head, 'num_classes', None)
+            if isinstance(classes, (list, tuple)) and isinstance(number, int) and number < len(classes):
+                if not getattr(head, 'class_agnostic', False):
+                    raise ValueError(
+                        f'{name} has num_classes={number}, but the training data have {len(classes)} classes: set '
+                        'num_classes of bbox_head and mask_head, or metainfo=dict(classes=...) of the data set'
+                    )
+
+
+def _check_masks(roi_head: Any, dataset: Any) -> None:
     loads = [step for step in dataset.get('pipeline') or [] if step.get('type') == 'LoadAnnotations']
     if loads and not any(step.get('with_mask') for step in loads):
         raise ValueError(
             'the model has a mask head, but the training data come without masks: set with_mask=True of '
             'LoadAnnotations in the pipeline of train_dataloader, or mask_head=None in roi_head'
         )
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    for stage, head in enumerate(heads):
-        where = f'mask head {stage}' if len(heads) > 1 else 'the mask head'
-        if not isinstance(head, FCNMaskHead):
+    extractors, settings = _as_list(roi_head.mask_roi_extractor), _as_list(roi_head.train_cfg)
+    for stage, head in enumerate(heads := _as_list(roi_head.mask_head)):
+        # Others, and a shared head before it, have sizes of their own.
+        is_usual = type(head).forward in (FCNMaskHead.forward, HTCMaskHead.forward) and not roi_head.with_shared_head
+        setting = settings[min(stage, len(settings) - 1)] if settings else {}
+        if not is_usual or 'mask_size' not in setting:
             continue
-        if isinstance(classes, (list, tuple)) and not head.class_agnostic and head.num_classes < len(classes):
-            raise ValueError(
-                f'{where} has num_classes={head.num_classes}, but the training data have {len(classes)} classes: set '
-                'num_classes of bbox_head and mask_head'
-            )
-        extractor, setting = (part[min(stage, len(part) - 1)] for part in (extractors, settings))
-        if extractor is None or setting is None or 'mask_size' not in setting:
-            continue
-        size = extractor.roi_layers[0].output_size[0] * (head.scale_factor if head.upsample_method else 1)
+        features = extractors[min(stage, len(extractors) - 1)].roi_layers[0].output_size[0]
+        size = features * (head.scale_factor if head.upsample_method else 1)
         wanted = setting.mask_size if isinstance(setting.mask_size, int) else tuple(setting.mask_size)
         if wanted not in (size, (size, size)):
+            where = f'mask head {stage}' if len(heads) > 1 else 'the mask head'
             raise ValueError(
                 f'{where} predicts {size}x{size} masks, but train_cfg.rcnn.mask_size is {setting.mask_size}: make them '
                 'equal'
             )
+
+
+def _as_list(part: Any) -> list:
+    if part is None:
+        return []
+    return list(part) if isinstance(part, (nn.ModuleList, list, tuple)) else [part]
 
 
 def _innermost(dataset: Any) -> dict:
@@ -114,11 +129,11 @@ def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = Tr
         raise ValueError(
             f'{path} cannot be loaded: cut off, damaged or not a checkpoint ({_one_line(error)})'
         ) from None
+    if model is None:
+        return
     weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not any(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError(f'{path} is not a checkpoint of a model: it has no state_dict with weights')
-    if model is None:
-        return
     weights = {re.sub(r'^module\.', '', key): value for key, value in weights.items()}
     if not set(weights) & set(model.state_dict()):
         raise ValueError(

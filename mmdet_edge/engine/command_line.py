@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional
 
@@ -360,10 +361,16 @@ def check_pretrained(model: ConfigDict) -> None:
             check_checkpoint(checkpoint)
 
 
+@lru_cache
+def _warn(text: str) -> None:
+    """Say something once."""
+    print(f'warning: {text}', file=sys.stderr)
+
+
 def _tell_problems(problems: Optional[AnnotationProblems]) -> None:
     if problems:
         for text in problems.warnings:
-            print(f'warning: {text}', file=sys.stderr)
+            _warn(text)
         if problems.errors:
             raise stop('\nerror: '.join(problems.errors))
 

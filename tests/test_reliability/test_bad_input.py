@@ -47,7 +47,7 @@ CONFIG_CASES = {
         'model = dict(roi_head=dict(mask_roi_extractor=dict(roi_layer=dict(output_size=7))))',
         'predicts 14x14 masks, but .*mask_size is 28',
     ),
-    'too few classes': ('HEAD(num_classes=3)', 'num_classes=3, but the training data have 6 classes'),
+    'too few classes': ('HEAD(num_classes=3)', 'mask_head has num_classes=3, but the training data have 6 classes'),
     'classes as text': ("HEAD(num_classes='6')", 'the model cannot be built'),
     'data without masks': (
         f'train_dataloader = dict(dataset=dict(pipeline={BOXES_ONLY}))',
@@ -118,6 +118,15 @@ def test_cascade_with_heads_that_do_not_fit():
     assert build_model(cfg).roi_head.num_stages == 2
     cfg.model.roi_head.mask_head = [head]
     with pytest.raises(ValueError, match=r'cannot be built: AssertionError.*assert len\(mask_head\) =='):
+        build_model(cfg)
+
+
+def test_a_shared_head_and_a_data_set_with_its_own_classes():
+    cfg = Config.fromfile(CONFIGS / 'mask-rcnn_r50-caffe-c4_edge_1x_coco.py')
+    assert build_model(cfg).roi_head.with_shared_head
+    cfg = Config.fromfile(EDGE)
+    cfg.train_dataloader.dataset.metainfo = None
+    with pytest.raises(ValueError, match='bbox_head has num_classes=6, but the training data have 80 classes'):
         build_model(cfg)
 
 
@@ -458,13 +467,16 @@ def checkpoint_cases(weights, folder):
 def test_checkpoints(weights, call, error_of, shapes, tmp_path):
     options = ('--check', '--work-dir', tmp_path / 'run', '--cfg-options', f'data_root={shapes}')
     (tmp_path / 'files').mkdir()
-    for name, (path, message, starts) in checkpoint_cases(weights, tmp_path / 'files').items():
+    cases = checkpoint_cases(weights, tmp_path / 'files')
+    for name, (path, message, _) in cases.items():
         command = ('test.py', EDGE, path, *options)
         if message is None:
             call(*command)
         else:
             found = error_of(*command)
             assert re.search(message, found) and str(path) in found and '\n' not in found, (name, found)
+    for name in ('another architecture', 'other classes', 'cut off'):
+        path, _, starts = cases[name]
         command = ('train.py', EDGE, *options, f'load_from={path}')
         if starts:
             call(*command)

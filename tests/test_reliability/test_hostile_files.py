@@ -80,13 +80,6 @@ def command_lines(shapes, bad, good):
     return [
         ('train.py', EDGE, *data, f'load_from={bad}'),
         ('train.py', EDGE, '--resume', bad, *data),
-        (
-            'train.py',
-            EDGE,
-            *data,
-            'model.backbone.init_cfg.type=Pretrained',
-            f'model.backbone.init_cfg.checkpoint={bad}',
-        ),
         ('test.py', EDGE, bad, *data),
         ('analysis_tools/eval_mask_branch.py', EDGE, bad, *data),
         (compare, EDGE, bad, EDGE, good, *data),
@@ -103,6 +96,15 @@ def test_every_tool_refuses(name, code_files, error_of, shapes, checkpoint, tmp_
         assert re.search('could run code; nothing of it was run|cannot be loaded', message) and '\n' not in message
         assert str(files[name]) in message and not marker.exists()
     assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_a_pretrained_backbone_is_not_trusted_either(code_files, error_of, shapes, tmp_path):
+    files, marker = code_files
+    config = tmp_path / 'mine.py'
+    init_cfg = dict(type='Pretrained', checkpoint=str(files['exec']))
+    config.write_text(f'_base_ = {str(EDGE)!r}\nmodel = dict(backbone=dict(init_cfg={init_cfg}))\n')
+    assert 'could run code' in error_of('train.py', config, '--cfg-options', f'data_root={shapes}')
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize('name', ['eval', 'torch_legacy'])
