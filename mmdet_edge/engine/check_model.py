@@ -57,15 +57,16 @@ def build_model(cfg: Config) -> nn.Module:
 def _check_classes(roi_head: Any, dataset: Any) -> None:
     kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else None
     classes = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}.get('classes')
+    if not isinstance(classes, (list, tuple)):
+        return
     for name in ('bbox_head', 'mask_head'):
         for head in _as_list(getattr(roi_head, name, None)):
-            number = getattr(head, 'num_classes', None)
-            if isinstance(classes, (list, tuple)) and isinstance(number, int) and number < len(classes):
-                if not getattr(head, 'class_agnostic', False):
-                    raise ValueError(
-                        f'{name} has num_classes={number}, but the training data have {len(classes)} classes: set '
-                        'num_classes of bbox_head and mask_head, or metainfo=dict(classes=...) of the data set'
-                    )
+            number = getattr(head, 'num_classes', len(classes))
+            if number < len(classes) and not getattr(head, 'class_agnostic', False):
+                raise ValueError(
+                    f'{name} has num_classes={number}, but the training data have {len(classes)} classes: set '
+                    'num_classes of bbox_head and mask_head, or metainfo=dict(classes=...) of the data set'
+                )
 
 
 def _check_masks(roi_head: Any, dataset: Any) -> None:
@@ -79,7 +80,7 @@ def _check_masks(roi_head: Any, dataset: Any) -> None:
     for stage, head in enumerate(heads := _as_list(roi_head.mask_head)):
         # Others, and a shared head before it, have sizes of their own.
         is_usual = type(head).forward in (FCNMaskHead.forward, HTCMaskHead.forward) and not roi_head.with_shared_head
-        setting = settings[min(stage, len(settings) - 1)] if settings else {}
+        setting: Any = settings[min(stage, len(settings) - 1)] if settings else {}
         if not is_usual or 'mask_size' not in setting:
             continue
         features = extractors[min(stage, len(extractors) - 1)].roi_layers[0].output_size[0]

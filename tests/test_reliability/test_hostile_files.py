@@ -101,7 +101,7 @@ def test_every_tool_refuses(name, code_files, error_of, shapes, checkpoint, tmp_
 def test_a_pretrained_backbone_is_not_trusted_either(code_files, error_of, shapes, tmp_path):
     files, marker = code_files
     config = tmp_path / 'mine.py'
-    init_cfg = dict(type='Pretrained', checkpoint=str(files['exec']))
+    init_cfg = dict(_delete_=True, type='Pretrained', checkpoint=str(files['exec']))
     config.write_text(f'_base_ = {str(EDGE)!r}\nmodel = dict(backbone=dict(init_cfg={init_cfg}))\n')
     assert 'could run code' in error_of('train.py', config, '--cfg-options', f'data_root={shapes}')
     assert not marker.exists()
