@@ -4,7 +4,7 @@ Importing the package registers its modules in MMDetection's registries; in a co
 ``custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)``.
 """
 
-from .compat import allow_mmengine_checkpoints, drop_config_text
+from .compat import allow_mmengine_checkpoints, disarm_checkpoints
 from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook
 from .evaluation import CocoBoundaryMetric
 from .models import (
@@ -19,7 +19,7 @@ from .paths import get_config_path
 from .version import __version__
 
 allow_mmengine_checkpoints()
-drop_config_text()
+disarm_checkpoints()
 
 __all__ = [
     'CocoBoundaryMetric',

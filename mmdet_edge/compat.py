@@ -6,6 +6,7 @@ the piece can go.
 
 import functools
 import pickle
+import re
 from typing import Any, Callable, Optional
 
 import mmengine.runner.checkpoint
@@ -48,6 +49,9 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: Any) -> None:
         version, shape, dtype, is_fortran, data = state
+        if self.size:
+            # numpy would free the memory, which a tensor may share by now.
+            raise pickle.UnpicklingError('a checkpoint may fill an array once')
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
             raise pickle.UnpicklingError('a checkpoint may hold arrays of numbers only')
         super().__setstate__((version, shape, dtype.numpy, is_fortran, data))
@@ -142,11 +146,15 @@ def allow_mmengine_checkpoints() -> None:
     checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)
 
 
-def drop_config_text() -> None:
-    """Keep mmengine from running the config text that a checkpoint may have with it.
+def disarm_checkpoints() -> None:
+    """Keep mmengine from acting on what a checkpoint tells it to do.
 
-    ``Runner.resume`` runs ``meta['config']`` as Python, to compare the number of GPUs. mmengine never writes that key;
-    checkpoints of mmdet 2 have it, which cannot be resumed anyway. So it is dropped when a checkpoint is loaded.
+    - ``Runner.resume`` runs ``meta['config']`` as Python, to compare the number of GPUs. mmengine never writes that key;
+      checkpoints of mmdet 2 have it, which cannot be resumed anyway.
+    - After a resume, ``CheckpointHook`` removes the file or folder that the checkpoint names as the best one so far,
+      once there is a better one. mmengine's own is called ``best_*.pth``.
+
+    Anything else in these places is dropped when a checkpoint is loaded.
     """
     load = CheckpointLoader.load_checkpoint
 
@@ -155,8 +163,13 @@ def drop_config_text() -> None:
         cls: type, filename: str, map_location: Any = None, logger: Optional[Any] = 'current'
     ) -> dict[str, Any]:
         checkpoint = load(filename, map_location, logger)
-        if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
-            checkpoint['meta'].pop('config', None)
+        meta, hub = (checkpoint.get(key) if isinstance(checkpoint, dict) else None for key in ('meta', 'message_hub'))
+        if isinstance(meta, dict):
+            meta.pop('config', None)
+        info = hub.get('runtime_info') if isinstance(hub, dict) else None
+        for key in list(info) if isinstance(info, dict) else []:
+            if str(key).startswith('best_ckpt') and not re.fullmatch(r'(.*/)?best_[^/]*\.pth', str(info[key])):
+                del info[key]
         return checkpoint
 
     CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)

@@ -153,6 +153,35 @@ def test_the_config_text_in_a_checkpoint_is_not_run(weights, shapes, tmp_path):
     assert marker.exists()
 
 
+@pytest.mark.parametrize(
+    ('path', 'kept'),
+    [
+        ('work_dirs/x/best_coco_segm_mAP_iter_300.pth', True),
+        ('best_coco_bbox_mAP_epoch_12.pth', True),
+        (None, False),
+        ('/etc/passwd', False),
+        ('best_of.pth/..', False),
+        ('/home/me/thesis.pth', False),
+    ],
+)
+def test_a_resume_removes_no_file_that_a_checkpoint_names(path, kept, tmp_path):
+    info = dict(iter=1, best_score=0.5, best_ckpt=path)
+    torch.save(dict(state_dict={}, message_hub=dict(runtime_info=info)), tmp_path / 'x.pth')
+    loaded = load(tmp_path / 'x.pth')['message_hub']['runtime_info']
+    assert loaded == (info if kept else dict(iter=1, best_score=0.5))
+
+
+def test_an_array_is_filled_once(tmp_path):
+    dtype = hostile.Call(hostile.DTYPE, 'f8', False, True)
+    once = hostile.pickled(hostile.array(dtype, b'A' * 8))
+    twice = once[:-1] + hostile.pickled((1, (1,), dtype, False, b'B' * 8))[2:-1] + pickle.BUILD + pickle.STOP
+    hostile.write_zip(once, tmp_path / 'once.pth')
+    assert load(tmp_path / 'once.pth').shape == (1,)
+    hostile.write_zip(twice, tmp_path / 'twice.pth')
+    with pytest.raises(REFUSED, match='once'):
+        load(tmp_path / 'twice.pth')
+
+
 UNSAFE = {
     'pickle': r'\bpickle\.loads?\(|read_pickle',
     'yaml': r'\byaml\.(load|unsafe_load|full_load)\(',
