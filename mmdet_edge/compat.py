@@ -149,8 +149,8 @@ def allow_mmengine_checkpoints() -> None:
 def disarm_checkpoints() -> None:
     """Keep mmengine from acting on what a checkpoint tells it to do.
 
-    - ``Runner.resume`` runs ``meta['config']`` as Python, to compare the number of GPUs. mmengine never writes that key;
-      checkpoints of mmdet 2 have it, which cannot be resumed anyway.
+    - ``Runner.resume`` runs ``meta['config']`` as Python, to compare the number of GPUs. mmengine never writes that
+      key; checkpoints of mmdet 2 have it, which cannot be resumed anyway.
     - After a resume, ``CheckpointHook`` removes the file or folder that the checkpoint names as the best one so far,
       once there is a better one. mmengine's own is called ``best_*.pth``.
 
@@ -167,7 +167,8 @@ def disarm_checkpoints() -> None:
         if isinstance(meta, dict):
             meta.pop('config', None)
         info = hub.get('runtime_info') if isinstance(hub, dict) else None
-        for key in list(info) if isinstance(info, dict) else []:
+        info = info if isinstance(info, dict) else {}
+        for key in list(info):
             if str(key).startswith('best_ckpt') and not re.fullmatch(r'(.*/)?best_[^/]*\.pth', str(info[key])):
                 del info[key]
         return checkpoint
