@@ -5,7 +5,7 @@ Importing the package registers its modules in MMDetection's registries; in a co
 """
 
 from .compat import allow_mmengine_checkpoints, disarm_checkpoints
-from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook
+from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook, StagedUnfreezeHook
 from .evaluation import CocoBoundaryMetric
 from .models import (
     EdgeAgreementHTCMaskHead,
@@ -29,6 +29,7 @@ __all__ = [
     'EdgeVisualizationHook',
     'EdgeWeightedCrossEntropyLoss',
     'MaskBranchEvalHook',
+    'StagedUnfreezeHook',
     'SumMaskLoss',
     '__version__',
     'edge_loss',

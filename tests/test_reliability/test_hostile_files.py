@@ -84,6 +84,8 @@ def command_lines(shapes, bad, good):
         ('analysis_tools/eval_mask_branch.py', EDGE, bad, *data),
         (compare, EDGE, bad, EDGE, good, *data),
         (compare, EDGE, good, EDGE, bad, *data),
+        ('model_converters/to_plain_mask_rcnn.py', EDGE, bad, 'plain'),
+        ('model_converters/mask_branch_to_onnx.py', EDGE, bad, 'x.onnx'),
     ]
 
 
