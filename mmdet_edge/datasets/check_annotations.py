@@ -133,7 +133,7 @@ def check_dataset(dataset: ConfigDict, is_training: bool) -> Optional[Annotation
             return problems
         classes = tuple(Path(classes).read_text().split('\n') if isinstance(classes, str) else classes or ()) or None
         folder = os.path.join(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img') or '')
-    loads = [step for step in dataset.get('pipeline') or [] if step.get('type') == 'LoadAnnotations']
+    loads = [step for step in dataset.get('pipeline') or [] if str(step.get('type')).endswith('LoadAnnotations')]
     with_masks = any(step.get('with_mask') for step in loads)
     return check_annotations(path, classes, folder, with_masks, is_training)
 

@@ -70,7 +70,7 @@ def _check_classes(roi_head: Any, dataset: Any) -> None:
 
 
 def _check_masks(roi_head: Any, dataset: Any) -> None:
-    loads = [step for step in dataset.get('pipeline') or [] if step.get('type') == 'LoadAnnotations']
+    loads = [step for step in dataset.get('pipeline') or [] if str(step.get('type')).endswith('LoadAnnotations')]
     if loads and not any(step.get('with_mask') for step in loads):
         raise ValueError(
             'the model has a mask head, but the training data come without masks: set with_mask=True of '
