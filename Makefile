@@ -19,7 +19,7 @@ help:
 
 install: .venv/installed
 
-.venv/installed: constraints.txt requirements.txt setup.cfg setup.py tools/install.sh
+.venv/installed: constraints.txt requirements.txt setup.cfg tools/install.sh
 	@bash tools/install.sh
 
 demo: install

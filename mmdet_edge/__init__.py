@@ -4,12 +4,15 @@ Importing the package registers its modules in MMDetection's registries; in a co
 ``custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)``.
 """
 
+from .apply import apply_edge_agreement
 from .compat import allow_mmengine_checkpoints, disarm_checkpoints
 from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook, StagedUnfreezeHook
 from .evaluation import CocoBoundaryMetric
 from .models import (
+    EdgeAgreementDynamicMaskHead,
     EdgeAgreementHTCMaskHead,
     EdgeAgreementMaskHead,
+    EdgeAgreementSCNetMaskHead,
     EdgeLoss,
     EdgeWeightedCrossEntropyLoss,
     SumMaskLoss,
@@ -23,8 +26,10 @@ disarm_checkpoints()
 
 __all__ = [
     'CocoBoundaryMetric',
+    'EdgeAgreementDynamicMaskHead',
     'EdgeAgreementHTCMaskHead',
     'EdgeAgreementMaskHead',
+    'EdgeAgreementSCNetMaskHead',
     'EdgeLoss',
     'EdgeVisualizationHook',
     'EdgeWeightedCrossEntropyLoss',
@@ -32,6 +37,7 @@ __all__ = [
     'StagedUnfreezeHook',
     'SumMaskLoss',
     '__version__',
+    'apply_edge_agreement',
     'edge_loss',
     'get_config_path',
 ]

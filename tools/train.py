@@ -1,6 +1,7 @@
 """Train a detector: mmdet's train.py with its flags, plus checks before the start and gloo on CPUs."""
 
 import argparse
+from typing import Union
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 
@@ -20,12 +21,24 @@ from mmdet_edge.engine.command_line import (
 )
 
 
+def stages(text: str) -> Union[str, list[int]]:
+    """Read the value of --edge-stages."""
+    return text if text in ('all', 'last') else [int(stage) for stage in text.split(',')]
+
+
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Train a detector')
     parser.add_argument('config', help='config file')
     add_common_arguments(parser)
     parser.add_argument('--boundary', action='store_true', help='evaluate boundary AP beside mask AP')
+    parser.add_argument('--edge', action='store_true', help="train the config's mask heads with the edge loss")
+    parser.add_argument(
+        '--edge-stages',
+        type=stages,
+        metavar='STAGES',
+        help="--edge for some stages of a cascade only: 'last', or numbers counted from 0, such as 1,2",
+    )
     parser.add_argument('--amp', action='store_true', help='train with mixed precision')
     parser.add_argument(
         '--auto-scale-lr',
@@ -46,7 +59,8 @@ def main() -> None:
     """Train."""
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
-    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
+    edge_stages = args.edge_stages or ('all' if args.edge else None)
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank, edge_stages)
     check_keys(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_writable('work dir', cfg.work_dir)
     if args.boundary:

@@ -9,18 +9,20 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch.distributed
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.utils import get_installed_path, is_installed
 from torch import nn
 
+from mmdet_edge.apply import apply_edge_agreement, import_mmdet_edge
 from mmdet_edge.datasets.check_annotations import AnnotationProblems, check_dataset
 
 from .check_model import build_model, check_weights
@@ -66,31 +68,36 @@ def load_config(
     work_dir: Optional[str] = None,
     launcher: str = 'none',
     local_rank: int = 0,
+    edge_stages: Union[str, Sequence[int], None] = None,
 ) -> Config:
     """Read a config file and apply the common options.
 
     Args:
-        config (str): Path of the file.
+        config (str): Path of the file, or one of an installed package, such as 'mmdet::htc/htc_r50_fpn_1x_coco.py'.
         cfg_options (dict, optional): Settings to override. Defaults to None.
         work_dir (str, optional): Work dir. Defaults to None: the config's, or one named after the file.
         launcher (str): Who started the processes of a distributed job. Defaults to 'none'.
         local_rank (int): Rank on this machine, unless LOCAL_RANK says it. Defaults to 0.
+        edge_stages (str | Sequence[int], optional): Stages that get the edge loss, see
+            :func:`mmdet_edge.apply_edge_agreement`; the name of the default work dir then ends in '_edge', so that the
+            trainings with and without never share one. Defaults to None: the config as it is.
 
     Returns:
         Config: The config, with ``launcher`` and ``work_dir`` set.
 
     Raises:
-        SystemExit: If the config file does not exist, the environment cannot read it, or an option is misspelt.
+        SystemExit: If the config file does not exist, the environment cannot read it, an option is misspelt, or the model
+            cannot have the edge loss.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    path = Path(config)
+    if importlib.util.find_spec('pkg_resources') is None:
+        raise stop("mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'")
+    path = find_config(str(config))
     if not path.is_file():
         names = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=1)
         hint = f'; did you mean {path.parent / near[0]}?' if near else ''
         raise stop(f'config file not found: {path} (looked in {Path.cwd()}){hint}')
-    if importlib.util.find_spec('pkg_resources') is None:
-        raise stop("mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'")
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
@@ -106,14 +113,42 @@ def load_config(
         cfg.merge_from_dict(options)
     except (KeyError, TypeError) as error:
         raise stop(f'--cfg-options {" ".join(options)}: {" ".join(str(error).split())}') from None
+    name = path.stem
+    if edge_stages is not None:
+        try:
+            apply_edge_agreement(cfg, stages=edge_stages)
+        except ValueError as error:
+            raise stop(f'--edge: {error}') from None
+        stages = [edge_stages] if isinstance(edge_stages, str) else edge_stages
+        name += '_' + '-'.join(['edge', *(str(stage) for stage in stages if stage != 'all')])
     cfg.launcher = launcher
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs') / path.stem)
+        cfg.work_dir = str(Path('work_dirs') / name)
     if cfg.launcher != 'none' and get_device() == 'cpu':
         distribute_on_cpu(cfg)
     return cfg
+
+
+def find_config(config: str) -> Path:
+    """Return the path of a config, which 'package::path' names as in a ``_base_`` of mmengine.
+
+    Args:
+        config (str): Path of the file, or 'mmdet::' and its path in MMDetection's folder ``configs``.
+
+    Returns:
+        Path: Not necessarily that of a file.
+
+    Raises:
+        SystemExit: If the package is not installed.
+    """
+    package, separator, name = config.partition('::')
+    if not separator:
+        return Path(config)
+    if not is_installed(package):
+        raise stop(f'{config}: there is no installed package {package!r}; expected mmdet::FOLDER/CONFIG.py')
+    return Path(get_installed_path(package), '.mim', 'configs', name)
 
 
 def move_data_root(cfg: Config, old: str, new: str) -> None:
@@ -167,11 +202,7 @@ def use_boundary_metric(cfg: Config) -> None:
     if not changed:
         raise stop("--boundary: the config has no evaluator of type CocoMetric with metric 'segm'")
     # For whoever runs the config that is written to the work dir.
-    custom_imports = dict(cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False))
-    imports = custom_imports['imports']
-    imports = [imports] if isinstance(imports, str) else list(imports)
-    if 'mmdet_edge' not in imports:
-        cfg.custom_imports = {**custom_imports, 'imports': [*imports, 'mmdet_edge']}
+    import_mmdet_edge(cfg)
 
 
 def distribute_on_cpu(cfg: Config) -> None:

@@ -74,6 +74,55 @@ def test_boundary_metric_for_any_config():
         command_line.use_boundary_metric(Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox'))))
 
 
+def test_config_of_an_installed_package():
+    cfg = command_line.load_config('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
+    assert cfg.work_dir == 'work_dirs/mask-rcnn_swin-t-p4-w7_fpn_1x_coco'
+    assert cfg.model.backbone.type == 'SwinTransformer'
+    with pytest.raises(
+        SystemExit, match='config file not found: .*did you mean .*/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_c'
+    ):
+        command_line.load_config('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1xx_coco.py')
+    with pytest.raises(SystemExit, match="there is no installed package 'mmdett'; expected mmdet::FOLDER/CONFIG.py"):
+        command_line.load_config('mmdett::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
+
+
+@pytest.mark.parametrize(
+    ('stages', 'work_dir', 'types'),
+    [
+        ('all', 'htc_r50_fpn_1x_coco_edge', ['EdgeAgreementHTCMaskHead'] * 3),
+        ('last', 'htc_r50_fpn_1x_coco_edge-last', ['HTCMaskHead', 'HTCMaskHead', 'EdgeAgreementHTCMaskHead']),
+        ([0, 2], 'htc_r50_fpn_1x_coco_edge-0-2', ['EdgeAgreementHTCMaskHead', 'HTCMaskHead'] * 2),
+    ],
+)
+def test_edge_for_any_config(stages, work_dir, types):
+    options = {'model.roi_head.mask_head.2.loss_edge.loss_weight': 2}
+    cfg = command_line.load_config('mmdet::htc/htc_r50_fpn_1x_coco.py', options, edge_stages=stages)
+    heads = cfg.model.roi_head.mask_head
+    assert [head.type for head in heads] == types[:3]
+    assert heads[2].loss_edge == dict(loss_weight=2)
+    assert cfg.custom_imports.imports == ['mmdet_edge']
+    # Not that of the training without: --resume would go on with its checkpoint.
+    assert cfg.work_dir == f'work_dirs/{work_dir}'
+    assert command_line.load_config(COCO, work_dir='x', edge_stages='all').work_dir == 'x'
+
+
+@pytest.mark.parametrize(
+    ('config', 'stages', 'message'),
+    [
+        (
+            'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+            'all',
+            'got one of type FasterRCNN without any mask_head',
+        ),
+        ('mmdet::htc/htc_r50_fpn_1x_coco.py', [3], 'must be from 0 to 2'),
+        (COCO, 'last', "stages must be 'all'"),
+    ],
+)
+def test_edge_where_it_cannot_be(config, stages, message):
+    with pytest.raises(SystemExit, match=f'^error: --edge: .*{message}'):
+        command_line.load_config(config, edge_stages=stages)
+
+
 def test_missing_base(tmp_path):
     (tmp_path / 'mine.py').write_text("_base_ = './nowhere.py'")
     with pytest.raises(SystemExit, match='mine.py inherits from a file that does not exist: .*nowhere.py'):

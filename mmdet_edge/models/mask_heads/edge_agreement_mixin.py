@@ -13,9 +13,9 @@ from torch import Tensor
 class EdgeAgreementMixin:
     """Adds ``loss_edge`` to the losses of an ``FCNMaskHead`` or a head derived from it.
 
-    Put it before the head among the base classes. Standard, Cascade and HTC RoI heads pass the new key on; the last
-    two weight it by their ``stage_loss_weights``, like every loss. SCNet's RoI head drops it: use
-    :class:`SumMaskLoss` there.
+    Put it before the head among the base classes. mmdet's RoI heads pass the new key on, and those with stages weight
+    it by their ``stage_loss_weights``, like every loss; only SCNet's drops it (see
+    :class:`EdgeAgreementSCNetMaskHead`).
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss, by default of type 'EdgeLoss'; it replaces the
