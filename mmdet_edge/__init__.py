@@ -5,7 +5,7 @@ Importing the package registers its modules in MMDetection's registries; in a co
 """
 
 from .apply import apply_edge_agreement
-from .compat import allow_mmengine_checkpoints
+from .compat import allow_mmengine_checkpoints, disarm_checkpoints
 from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook, StagedUnfreezeHook
 from .evaluation import CocoBoundaryMetric
 from .models import (
@@ -22,6 +22,7 @@ from .paths import get_config_path
 from .version import __version__
 
 allow_mmengine_checkpoints()
+disarm_checkpoints()
 
 __all__ = [
     'CocoBoundaryMetric',

@@ -1,4 +1,8 @@
+import json
+import shutil
+
 import pytest
+import torch
 from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
@@ -12,9 +16,17 @@ COCO = get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py')
 
 @pytest.fixture
 def data(tmp_path):
+    content = dict(
+        images=[dict(id=0, file_name='0.png', height=9, width=9)],
+        annotations=[
+            dict(id=0, image_id=0, category_id=1, bbox=[1, 1, 4, 4], area=8, segmentation=[[1, 1, 5, 1, 1, 5]])
+        ],
+        categories=[dict(id=1, name='nucleus')],
+    )
     for split in ('train', 'val'):
         (tmp_path / split).mkdir()
-        (tmp_path / f'{split}.json').write_text('{}')
+        (tmp_path / split / '0.png').write_bytes(b'not looked into')
+        (tmp_path / f'{split}.json').write_text(json.dumps(content))
     return tmp_path
 
 
@@ -150,7 +162,7 @@ def test_data_is_there(data):
 )
 def test_missing_data(data, missing, message):
     path = data / missing
-    path.rmdir() if path.is_dir() else path.unlink()
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     cfg = command_line.load_config(NUCLEI, cfg_options=dict(data_root=str(data)))
     with pytest.raises(SystemExit, match=f'^error: {message}.*data_root=FOLDER'):
         command_line.check_data(cfg, ('train', 'val'))
@@ -178,7 +190,7 @@ def test_data_inside_wrappers_and_elsewhere():
 
 
 def test_checkpoint(tmp_path):
-    (tmp_path / 'iter_300.pth').touch()
+    torch.save(dict(state_dict=dict(weight=torch.ones(1))), tmp_path / 'iter_300.pth')
     command_line.check_checkpoint(str(tmp_path / 'iter_300.pth'))
     command_line.check_checkpoint('https://host/x.pth')
     for path in (tmp_path / 'iter_3.pth', tmp_path):
