@@ -12,8 +12,8 @@ Shape letters: N instances, D kernels, H and W mask height and width.
 
 import difflib
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Optional, Union
+from functools import cache
+from typing import Union
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ def get_edge_kernels(filters: Sequence[str]) -> tuple[Kernel, ...]:
     return tuple(kernel for name in filters for kernel in EDGE_FILTERS[name])
 
 
-@lru_cache(maxsize=None)
+@cache
 def separate(kernel: Kernel) -> tuple[tuple[Taps, Taps], ...]:
     """Write a kernel as a sum of outer products.
 
@@ -183,6 +183,8 @@ def filter_masks(masks: Tensor, kernels: Sequence[Kernel], padding_mode: str = '
         Tensor: Shape (N, D, H, W), dtype of ``masks``.
     """
     if padding_mode == 'zeros':
-        return torch.stack([correlate(masks, k, torch.zeros_like(masks), torch.empty_like(masks)) for k in kernels], dim=1)
+        return torch.stack(
+            [correlate(masks, k, torch.zeros_like(masks), torch.empty_like(masks)) for k in kernels], dim=1
+        )
     padded = F.pad(masks, (1, 1, 1, 1), mode=padding_mode)
     return filter_masks(padded, kernels)[..., 1:-1, 1:-1]

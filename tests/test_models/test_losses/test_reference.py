@@ -34,4 +34,6 @@ def test_agrees_with_the_authors_code(case, inputs):
     assert loss.item() == pytest.approx(case['loss'], rel=1e-4)
     # The norm in double: some squares exceed float32. Where the weighted cross entropy overflows, so does the authors'.
     norm = gradient.double().norm().item()
-    assert norm == pytest.approx(case['grad_l2'], rel=1e-4) or not (math.isfinite(norm) or math.isfinite(case['grad_l2']))
+    assert norm == pytest.approx(case['grad_l2'], rel=1e-4) or not (
+        math.isfinite(norm) or math.isfinite(case['grad_l2'])
+    )
