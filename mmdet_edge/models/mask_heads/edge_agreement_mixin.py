@@ -1,21 +1,13 @@
 """What turns an FCN-like mask head into an Edge Agreement Head (arXiv 1809.07069)."""
 
-import copy
-from typing import Any, Union
+from typing import Any
 
 import torch
-from mmdet.models.losses import CrossEntropyLoss
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptConfigType
 from mmengine.config import ConfigDict
 from torch import Tensor
-
-from ..losses import EdgeLoss, SumMaskLoss
-from .class_selected_conv import ClassSelectedConv2d, LazyLogits
-
-CLASS_BLIND_LOSSES = (CrossEntropyLoss, EdgeLoss, SumMaskLoss)
-"""Mask losses that use the label for nothing but picking a channel."""
 
 
 class EdgeAgreementMixin:
@@ -24,10 +16,6 @@ class EdgeAgreementMixin:
     Put it before the head among the base classes. mmdet's RoI heads pass the new key on, and those with stages weight
     it by their ``stage_loss_weights``, like every loss; only SCNet's drops it (see
     :class:`EdgeAgreementSCNetMaskHead`).
-
-    While training, only the logits of each mask's own class are computed, unless somebody asks for all of them
-    (:class:`LazyLogits`): losses and gradients are the same up to rounding, and the step is cheaper than the plain
-    head's. ``predictor_cfg=dict(type='Conv')``, mmdet's default, brings all logits back, as does any other predictor.
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss, by default of type 'EdgeLoss'; it replaces the
@@ -46,8 +34,6 @@ class EdgeAgreementMixin:
         loss_edge: OptConfigType = dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0),  # noqa: B006
         **kwargs: Any,
     ) -> None:
-        if loss_edge is not None:
-            kwargs = {'predictor_cfg': dict(type=ClassSelectedConv2d), **kwargs}
         super().__init__(**kwargs)
         if loss_edge is not None and not isinstance(loss_edge, dict):
             raise TypeError(
@@ -58,7 +44,7 @@ class EdgeAgreementMixin:
 
     def loss_and_target(
         self,
-        mask_preds: Union[Tensor, LazyLogits],
+        mask_preds: Tensor,
         sampling_results: list[SamplingResult],
         batch_gt_instances: InstanceList,
         rcnn_train_cfg: ConfigDict,
@@ -66,7 +52,7 @@ class EdgeAgreementMixin:
         """Compute the losses of the mask head and the edge loss on the same targets.
 
         Args:
-            mask_preds (Tensor | LazyLogits): Logits, (N, C, H, W): N positive RoIs, C classes (1 if class-agnostic).
+            mask_preds (Tensor): Logits, (N, C, H, W): N positive RoIs, C classes (1 if class-agnostic).
             sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
             batch_gt_instances (list[:obj:`InstanceData`]): Ground truth of each image, with ``masks``.
             rcnn_train_cfg (ConfigDict): ``train_cfg`` of the RoI head; ``mask_size`` must be (H, W).
@@ -75,12 +61,6 @@ class EdgeAgreementMixin:
             dict: ``loss_mask``, a dict with ``loss_mask`` and ``loss_edge`` (without the latter if it is off), and
             ``mask_targets``, (N, H, W). For N = 0 the keys are the same and the losses are 0.
         """
-        if isinstance(mask_preds, LazyLogits) and self._losses_are_class_blind():
-            mask_preds = mask_preds.of_class(torch.cat([res.pos_gt_labels for res in sampling_results]))
-            # Their only channel is channel 0.
-            sampling_results = [copy.copy(res) for res in sampling_results]
-            for res in sampling_results:
-                res.pos_gt_labels = torch.zeros_like(res.pos_gt_labels)
         results = super().loss_and_target(  # type: ignore[misc]
             mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg
         )
@@ -90,7 +70,3 @@ class EdgeAgreementMixin:
                 labels = torch.zeros_like(labels)
             results['loss_mask']['loss_edge'] = self.loss_edge(mask_preds, results['mask_targets'], labels)
         return results
-
-    def _losses_are_class_blind(self) -> bool:
-        losses = (self.loss_mask, self.loss_edge)  # type: ignore[attr-defined]
-        return all(isinstance(loss, CLASS_BLIND_LOSSES) for loss in losses)
