@@ -183,8 +183,7 @@ def filter_masks(masks: Tensor, kernels: Sequence[Kernel], padding_mode: str = '
         Tensor: Shape (N, D, H, W), dtype of ``masks``.
     """
     if padding_mode == 'zeros':
-        return torch.stack(
-            [correlate(masks, k, torch.zeros_like(masks), torch.empty_like(masks)) for k in kernels], dim=1
-        )
+        scratch = torch.empty_like(masks)
+        return torch.stack([correlate(masks, kernel, torch.zeros_like(masks), scratch) for kernel in kernels], dim=1)
     padded = F.pad(masks, (1, 1, 1, 1), mode=padding_mode)
     return filter_masks(padded, kernels)[..., 1:-1, 1:-1]
