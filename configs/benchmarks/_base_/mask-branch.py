@@ -110,7 +110,17 @@ _untried = [
     *('sobel-p2-to-p1-w3', 'sobel-p1.5-w6-to-w0', 'sobel-p1.5-w0-to-w6', 'normalized-prewitt-p1.5-w24'),
     *('normalized-kayyali-p1.5-w24', 'normalized-roberts-p1.5-w24', 'normalized-laplacian-p1.5-w24'),
 ]
-_controls = ['bce-w2', 'bce-w4', 'bce-w10', 'squared-w3', 'squared-w10', 'squared-w30', 'dice-w1', 'dice-w3', 'dice-w10']
+_controls = [
+    'bce-w2',
+    'bce-w4',
+    'bce-w10',
+    'squared-w3',
+    'squared-w10',
+    'squared-w30',
+    'dice-w1',
+    'dice-w3',
+    'dice-w10',
+]
 _survey = [
     *('sobel-p1-w0.1', 'sobel-p1-w1', 'sobel-p1-w10', 'sobel-p1.5-w0.3', 'sobel-p1.5-w30', 'sobel-p2-w0.3'),
     *('sobel-p2-w1', 'sobel-p2-w30', 'sobel-p3-w0.1', 'sobel-p3-w1', 'sobel-p3-w10', 'sobel-p4-w0.03'),
