@@ -103,7 +103,7 @@ def test_properties(
 @pytest.mark.parametrize('name', EDGE_FILTERS)
 @pytest.mark.parametrize('flip', FLIPS)
 def test_the_rule_of_flips_is_that_of_the_kernels(name, flip):
-    kernels = get_edge_kernels([name])
+    kernels = torch.tensor(get_edge_kernels([name]))
     signed = torch.cat([kernels, -kernels])
     flipped = FLIPS[flip](kernels)
     assert (flip in KEEPS[name]) == all((signed == kernel).all(dim=(1, 2)).any() for kernel in flipped)
