@@ -86,8 +86,8 @@ def load_config(
         Config: The config, with ``launcher`` and ``work_dir`` set.
 
     Raises:
-        SystemExit: If the config file does not exist, the environment cannot read it, an option is misspelt, or the model
-            cannot have the edge loss.
+        SystemExit: If the config file does not exist, the environment cannot read it, an option is misspelt, or its
+            model cannot have the edge loss.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     if importlib.util.find_spec('pkg_resources') is None:
