@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`; both install what is missing.
-.PHONY: help install demo test lint audit clean
+.PHONY: help install demo test soak lint audit clean
 .DEFAULT_GOAL := help
 # Absolute, so that what runs in a work dir of its own still finds it; first in PATH for the shell scripts.
 VENV := $(CURDIR)/.venv/bin
@@ -9,10 +9,14 @@ export PATH := $(VENV):$(PATH)
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
+STEPS := 2000
+KILLS := 30
+
 help:
 	@echo 'make install   environment in .venv: torch, mmcv (compiled once per machine), mmdet, this package'
 	@echo 'make demo      train baseline and edge head on generated images, compare them (10 minutes on 2 cores)'
 	@echo 'make test      run all tests'
+	@echo 'make soak      what takes long: 60 kills, 2000 steps (2 hours; STEPS=100 KILLS=7 to try it)'
 	@echo 'make lint      formatting, lint, types, docstring coverage'
 	@echo 'make audit     known vulnerabilities of the pinned versions (needs a network)'
 	@echo 'make clean     remove .venv and what the demo made (trainings and compiled mmcv wheels stay)'
@@ -28,6 +32,9 @@ demo: install
 # A process a core, each with one thread.
 test: install
 	OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+soak: install
+	STEPS=$(STEPS) KILLS=$(KILLS) python -m pytest -m soak -s
 
 lint: install
 	ruff format --check .

@@ -6,7 +6,13 @@ Importing the package registers its modules in MMDetection's registries; in a co
 
 from .apply import apply_edge_agreement
 from .compat import allow_mmengine_checkpoints, disarm_checkpoints
-from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook, StagedUnfreezeHook
+from .engine.hooks import (
+    AtomicCheckpointHook,
+    EdgeVisualizationHook,
+    MaskBranchEvalHook,
+    RandomStateHook,
+    StagedUnfreezeHook,
+)
 from .evaluation import CocoBoundaryMetric
 from .models import (
     EdgeAgreementDynamicMaskHead,
@@ -25,6 +31,7 @@ allow_mmengine_checkpoints()
 disarm_checkpoints()
 
 __all__ = [
+    'AtomicCheckpointHook',
     'CocoBoundaryMetric',
     'EdgeAgreementDynamicMaskHead',
     'EdgeAgreementHTCMaskHead',
@@ -34,6 +41,7 @@ __all__ = [
     'EdgeVisualizationHook',
     'EdgeWeightedCrossEntropyLoss',
     'MaskBranchEvalHook',
+    'RandomStateHook',
     'StagedUnfreezeHook',
     'SumMaskLoss',
     '__version__',

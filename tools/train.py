@@ -18,7 +18,10 @@ from mmdet_edge.engine.command_line import (
     load_config,
     stop,
     use_boundary_metric,
+    use_resume,
+    use_safe_checkpoints,
 )
+from mmdet_edge.engine.hooks.atomic_checkpoint_hook import DISK_IS_FULL, CheckpointError
 
 
 def stages(text: str) -> Union[str, list[int]]:
@@ -73,8 +76,7 @@ def main() -> None:
             raise stop(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        use_resume(cfg, args.resume)
 
     check_amp(cfg)
     check_data(cfg, ('train', 'val'))
@@ -84,8 +86,18 @@ def main() -> None:
         check_checkpoint(cfg.load_from, model, whole=bool(cfg.get('resume')))
     # The runner builds its own.
     del model
-    if not args.check:
+    if args.check:
+        return
+    use_safe_checkpoints(cfg)
+    try:
         build_runner(cfg).train()
+    except CheckpointError as error:
+        raise stop(str(error)) from None
+    except OSError as error:
+        if error.errno not in DISK_IS_FULL:
+            raise
+        # Of the log, for example.
+        raise stop(f'no space left: {error}. Free space and go on with --resume') from None
 
 
 if __name__ == '__main__':

@@ -2,15 +2,18 @@
 
 import argparse
 import atexit
+import ctypes
 import difflib
+import functools
 import importlib.util
 import inspect
 import os
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -86,7 +89,7 @@ def load_config(
         Config: The config, with ``launcher`` and ``work_dir`` set.
 
     Raises:
-        SystemExit: If the config file does not exist, the environment cannot read it, an option is misspelt, or its
+        SystemExit: If the config file does not exist, the environment cannot read it, an option is misspelt, or the
             model cannot have the edge loss.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
@@ -205,6 +208,39 @@ def use_boundary_metric(cfg: Config) -> None:
     import_mmdet_edge(cfg)
 
 
+def use_resume(cfg: Config, checkpoint: str) -> None:
+    """Let a training go on where it was.
+
+    Args:
+        cfg (Config): Changed in place. ``load_from`` counts as long as the work dir has nothing to go on from, so that
+            a job can be started and restarted by the same line.
+        checkpoint (str): Path or address; 'auto' for the latest one in the work dir.
+    """
+    work_dir = Path(cfg.work_dir)
+    if checkpoint == 'auto' and not (work_dir / 'last_checkpoint').exists() and not any(work_dir.glob('*.pth')):
+        return
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+
+
+def use_safe_checkpoints(cfg: Config) -> None:
+    """Save checkpoints so that a training killed at any moment goes on from a whole one, as if nothing had happened.
+
+    Args:
+        cfg (Config): Changed in place where it says ``CheckpointHook``; any other hook stays.
+    """
+    if 'default_hooks' not in cfg:
+        cfg.default_hooks = {}
+    if 'checkpoint' not in cfg.default_hooks:
+        # mmengine's own default.
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    checkpoint = cfg.default_hooks.checkpoint
+    if checkpoint and checkpoint['type'] == 'CheckpointHook':
+        checkpoint['type'] = 'AtomicCheckpointHook'
+        cfg.default_hooks.random_state = dict(type='RandomStateHook')
+        import_mmdet_edge(cfg)
+
+
 def distribute_on_cpu(cfg: Config) -> None:
     """Prepare a distributed job on a machine without an accelerator.
 
@@ -224,7 +260,8 @@ def distribute_on_cpu(cfg: Config) -> None:
         )
     if os.environ['RANK'] == '0':
         print(f'torch {torch.__version__} sees no GPU: {os.environ["WORLD_SIZE"]} CPU processes with gloo', flush=True)
-    torch.distributed.init_process_group('gloo')
+    timeout = (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout')
+    torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
     # Left to the end of the interpreter, gloo's threads can abort a process that has done its work.
     atexit.register(torch.distributed.destroy_process_group)
     cfg.model_wrapper_cfg = dict(
@@ -253,7 +290,20 @@ def check_amp(cfg: Config) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that the config names, by default mmengine's."""
+    end_children_with_this_process()
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+@functools.cache
+def end_children_with_this_process() -> None:
+    """Let the processes that load data end when this one is killed (Linux).
+
+    PyTorch's notice that it is gone, and then wait, for good, until somebody reads what they have loaded: each holds
+    open the pipe that all of them write to, and masks are more than a pipe takes.
+    """
+    if sys.platform == 'linux':
+        set_death_signal, option = ctypes.CDLL(None).prctl, 1
+        os.register_at_fork(after_in_child=lambda: set_death_signal(option, signal.SIGKILL))
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -392,7 +442,7 @@ def check_pretrained(model: ConfigDict) -> None:
             check_checkpoint(checkpoint)
 
 
-@lru_cache
+@functools.cache
 def _warn(text: str) -> None:
     """Say something once."""
     print(f'warning: {text}', file=sys.stderr)

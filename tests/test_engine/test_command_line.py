@@ -1,5 +1,9 @@
 import json
+import multiprocessing
 import shutil
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,8 @@ from mmdet_edge.engine import command_line
 
 NUCLEI = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py')
 COCO = get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py')
+
+FORK = multiprocessing.get_context('fork')
 
 
 @pytest.fixture
@@ -121,6 +127,58 @@ def test_edge_for_any_config(stages, work_dir, types):
 def test_edge_where_it_cannot_be(config, stages, message):
     with pytest.raises(SystemExit, match=f'^error: --edge: .*{message}'):
         command_line.load_config(config, edge_stages=stages)
+
+
+def test_resume(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='pretrained.pth'))
+    # Nothing to go on from: a first start.
+    command_line.use_resume(cfg, 'auto')
+    assert 'resume' not in cfg and cfg.load_from == 'pretrained.pth'
+    (tmp_path / 'iter_2.pth').touch()
+    command_line.use_resume(cfg, 'auto')
+    assert cfg.resume and cfg.load_from is None
+    command_line.use_resume(cfg, 'given.pth')
+    assert cfg.resume and cfg.load_from == 'given.pth'
+
+
+def test_safe_checkpoints():
+    cfg = command_line.load_config(COCO)
+    plain = dict(cfg.default_hooks.checkpoint)
+    command_line.use_safe_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint == dict(plain, type='AtomicCheckpointHook')
+    assert cfg.default_hooks.random_state == dict(type='RandomStateHook')
+    cfg = Config({})
+    command_line.use_safe_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint == dict(type='AtomicCheckpointHook', interval=1)
+    assert cfg.custom_imports.imports == ['mmdet_edge']
+    for checkpoint in (None, dict(type='MyCheckpointHook')):
+        cfg = Config(dict(default_hooks=dict(checkpoint=checkpoint)))
+        command_line.use_safe_checkpoints(cfg)
+        assert cfg.to_dict() == dict(default_hooks=dict(checkpoint=checkpoint))
+
+
+def start_a_child(pipe):
+    command_line.end_children_with_this_process()
+    child = FORK.Process(target=time.sleep, args=(60,))
+    child.start()
+    pipe.send(child.pid)
+    time.sleep(60)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux lets children end with their parent')
+def test_children_end_with_a_process_that_is_killed():
+    receiver, sender = FORK.Pipe(duplex=False)
+    parent = FORK.Process(target=start_a_child, args=(sender,))
+    parent.start()
+    child = Path('/proc', str(receiver.recv()))
+    assert child.exists()
+    parent.kill()
+    parent.join()
+    started = time.time()
+    # Gone, or a zombie that nobody has fetched.
+    while child.exists() and 'State:\tZ' not in (child / 'status').read_text():
+        assert time.time() < started + 10
+        time.sleep(0.05)
 
 
 def test_missing_base(tmp_path):
