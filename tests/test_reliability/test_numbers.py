@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdet_edge import EdgeAgreementMaskHead, EdgeLoss, EdgeWeightedCrossEntropyLoss, edge_loss
-from mmdet_edge.models.losses.edge_filters import EDGE_FILTERS, GAUSSIAN_KERNEL, get_edge_kernels
+from mmdet_edge.models.losses.edge_filters import EDGE_FILTERS, GAUSSIAN_KERNEL
 
 NUM_MASKS = 32
 """Pairs of prediction and target in one call: one number each comes back, and each is checked."""
@@ -103,7 +103,7 @@ def test_properties(
 @pytest.mark.parametrize('name', EDGE_FILTERS)
 @pytest.mark.parametrize('flip', FLIPS)
 def test_the_rule_of_flips_is_that_of_the_kernels(name, flip):
-    kernels = torch.tensor(get_edge_kernels([name]))
+    kernels = torch.tensor(EDGE_FILTERS[name])
     signed = torch.cat([kernels, -kernels])
     flipped = FLIPS[flip](kernels)
     assert (flip in KEEPS[name]) == all((signed == kernel).all(dim=(1, 2)).any() for kernel in flipped)
