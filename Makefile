@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`; both install what is missing.
-.PHONY: help install demo test soak lint clean
+.PHONY: help install demo test soak lint audit clean
 .DEFAULT_GOAL := help
 # Absolute, so that what runs in a work dir of its own still finds it; first in PATH for the shell scripts.
 VENV := $(CURDIR)/.venv/bin
@@ -18,6 +18,7 @@ help:
 	@echo 'make test      run all tests'
 	@echo 'make soak      what takes long: 60 kills, 2000 steps (hours; STEPS=100 KILLS=7 to try it)'
 	@echo 'make lint      formatting, lint, types, docstring coverage'
+	@echo 'make audit     known vulnerabilities of the pinned versions (needs a network)'
 	@echo 'make clean     remove .venv and what the demo made (trainings and compiled mmcv wheels stay)'
 
 install: .venv/installed
@@ -41,5 +42,11 @@ lint: install
 	mypy
 	interrogate -q -c setup.cfg mmdet_edge tools
 
+# In an environment of its own. Without --strict, what the service does not answer for would count as clean.
+audit:
+	python3 -m venv .venv-audit
+	.venv-audit/bin/pip install -q pip-audit
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
 clean:
-	rm -rf .venv data/shapes work_dirs/demo build *.egg-info
+	rm -rf .venv .venv-audit data/shapes work_dirs/demo build *.egg-info

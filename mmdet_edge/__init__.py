@@ -5,7 +5,7 @@ Importing the package registers its modules in MMDetection's registries; in a co
 """
 
 from .apply import apply_edge_agreement
-from .compat import allow_mmengine_checkpoints
+from .compat import allow_mmengine_checkpoints, disarm_checkpoints
 from .engine.hooks import (
     AtomicCheckpointHook,
     EdgeVisualizationHook,
@@ -28,6 +28,7 @@ from .paths import get_config_path
 from .version import __version__
 
 allow_mmengine_checkpoints()
+disarm_checkpoints()
 
 __all__ = [
     'AtomicCheckpointHook',

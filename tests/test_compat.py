@@ -84,7 +84,7 @@ def test_nothing_is_touched_where_nothing_is_needed(monkeypatch):
 
 @NEEDS_ALLOW_LIST
 def test_weights_alone_need_no_compat(checkpoint, tmp_path):
-    # The README's recipe for deployment.
+    # What the converter keeps, loaded by torch alone.
     content = torch.load(checkpoint)
     meta = dict(dataset_meta=dict(classes=('a', 'b'), palette=[(1, 2, 3)]))
     torch.save(dict(meta=meta, state_dict=content['state_dict']), tmp_path / 'weights.pth')

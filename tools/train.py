@@ -11,7 +11,10 @@ from mmdet_edge.engine.command_line import (
     check_amp,
     check_checkpoint,
     check_data,
+    check_keys,
+    check_model,
     check_pretrained,
+    check_writable,
     load_config,
     stop,
     use_boundary_metric,
@@ -61,6 +64,8 @@ def main() -> None:
     setup_cache_size_limit_of_dynamo()
     edge_stages = args.edge_stages or ('all' if args.edge else None)
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank, edge_stages)
+    check_keys(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    check_writable('work dir', cfg.work_dir)
     if args.boundary:
         use_boundary_metric(cfg)
     if args.amp:
@@ -76,8 +81,11 @@ def main() -> None:
     check_amp(cfg)
     check_data(cfg, ('train', 'val'))
     check_pretrained(cfg.model)
+    model = check_model(cfg)
     if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from)
+        check_checkpoint(cfg.load_from, model, whole=bool(cfg.get('resume')))
+    # The runner builds its own.
+    del model
     if args.check:
         return
     use_safe_checkpoints(cfg)

@@ -87,7 +87,7 @@ def test_normalised_kernels_answer_with_one(tried_edge_losses):
     loss = tried_edge_losses.TriedEdgeLoss(
         kernels=['sobel', 'scharr', 'kayyali', 'laplacian', 'identity'], normalized=True
     )
-    assert torch.allclose(loss.kernels.clamp(min=0).sum(dim=(1, 2)), torch.ones(8))
+    assert torch.allclose(loss.bank.clamp(min=0).sum(dim=(1, 2)), torch.ones(8))
     sobel = tried_edge_losses.TriedEdgeLoss(normalized=True, exponent=1)(*pair())
     assert torch.allclose(4 * sobel, EdgeLoss(exponent=1)(*pair()), rtol=1e-5)
 

@@ -17,6 +17,7 @@ from mmengine.utils.dl_utils import collect_env
 from rich.progress import track
 
 from mmdet_edge import EdgeAgreementMaskHead
+from mmdet_edge.engine.command_line import stop
 
 
 class FixedTargets:
@@ -53,6 +54,9 @@ def main() -> None:
     parser.add_argument('--rois', type=int, default=256, help='positive RoIs a step (default: 256)')
     parser.add_argument('--steps', type=int, default=30, help='steps of each head (default: 30)')
     args = parser.parse_args()
+    for name in ('rois', 'steps'):
+        if getattr(args, name) < 1:
+            raise stop(f'--{name} must be at least 1, got {getattr(args, name)}')
     device = get_device()
     torch.manual_seed(0)
     features = torch.randn(args.rois, 256, 14, 14, device=device)

@@ -41,19 +41,21 @@ class TriedEdgeLoss(EdgeLoss):
     ) -> None:
         super().__init__(**kwargs)
         names = [kernels] if isinstance(kernels, str) else kernels
-        parts = [
-            torch.tensor(KERNELS[n], dtype=torch.float32) if n in KERNELS else get_edge_kernels([n]) for n in names
-        ]
-        bank = torch.cat(parts)
+        self.kernels = tuple(k for n in names for k in (KERNELS[n] if n in KERNELS else get_edge_kernels([n])))
+        bank = torch.tensor(self.kernels, dtype=torch.float32)
         if normalized:
             bank = bank / bank.clamp(min=0).sum(dim=(1, 2), keepdim=True)
-        self.kernels = bank
+        self.register_buffer('bank', bank, persistent=False)
         self.dilations = tuple(dilations)
+
+    def instance_losses(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return the mean of the map: dilated kernels are none of the fast ones."""
+        return self.edge_disagreement(pred, target).mean(dim=(1, 2))
 
     def edge_disagreement(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return |F * r| ** p, averaged over kernels and scales; (N, H, W)."""
         residual = (pred.sigmoid() - target)[:, None]
-        kernels = self.kernels[:, None].to(residual.dtype)
+        kernels = self.bank[:, None].to(residual.dtype)
         maps = [F.conv2d(residual, kernels, padding=d, dilation=d) for d in self.dilations]
         return torch.stack(maps).abs().pow(self.exponent).mean(dim=(0, 2))
 

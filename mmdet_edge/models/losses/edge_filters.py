@@ -1,21 +1,29 @@
 """The fixed filters of the Edge Agreement Head.
 
-Source: Zimmermann & Siems, arXiv 1809.07069, and the authors' code. Every kernel is stored as 3x3, so that any mix
-of filters is one convolution: the 2x2 Roberts kernels sit in the lower right corner, which is the same as padding
-one row below and one column right of the map.
+Source: Zimmermann & Siems, arXiv 1809.07069, and the authors' code. Every kernel is stored as 3x3: the 2x2 Roberts
+kernels sit in the lower right corner, which is the same as padding one row below and one column right of the map.
+
+For one input channel a convolution is the slow way: its backward alone costs many times the mask cross entropy. Each
+kernel is a sum of one or two outer products, so that filtering is adding shifted copies of the map, first along its
+rows, then along its columns. The taps are Python numbers: nothing to move to a device, nothing in a checkpoint.
 
 Shape letters: N instances, D kernels, H and W mask height and width.
 """
 
 import difflib
 from collections.abc import Sequence
+from functools import cache
 from typing import Union
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EDGE_FILTERS = {
+Taps = tuple[float, ...]
+Kernel = tuple[tuple[float, ...], ...]
+
+EDGE_FILTERS: dict[str, tuple[Kernel, ...]] = {
     'sobel': (
         ((1, 2, 1), (0, 0, 0), (-1, -2, -1)),
         ((1, 0, -1), (2, 0, -2), (1, 0, -1)),
@@ -80,34 +88,102 @@ def check_filter_names(filters: Union[str, Sequence[str]], owner: str) -> tuple[
     return tuple(names)
 
 
-def get_edge_kernels(filters: Sequence[str]) -> Tensor:
+def get_edge_kernels(filters: Sequence[str]) -> tuple[Kernel, ...]:
     """Return the kernels of the named filters.
 
     Args:
         filters (Sequence[str]): Names out of :data:`EDGE_FILTERS`.
 
     Returns:
-        Tensor: Shape (D, 3, 3), float32; D sums the kernels of all filters.
+        tuple[Kernel, ...]: D kernels of 3 rows of 3 numbers; D sums the kernels of all filters.
 
     Example:
-        >>> get_edge_kernels(['sobel', 'laplacian']).shape
-        torch.Size([3, 3, 3])
+        >>> len(get_edge_kernels(['sobel', 'laplacian']))
+        3
     """
-    return torch.tensor([k for name in filters for k in EDGE_FILTERS[name]], dtype=torch.float32)
+    return tuple(kernel for name in filters for kernel in EDGE_FILTERS[name])
 
 
-def filter_masks(masks: Tensor, kernels: Tensor, padding_mode: str = 'zeros') -> Tensor:
+@cache
+def separate(kernel: Kernel) -> tuple[tuple[Taps, Taps], ...]:
+    """Write a kernel as a sum of outer products.
+
+    Args:
+        kernel (Kernel): 3 rows of 3 numbers.
+
+    Returns:
+        tuple[tuple[Taps, Taps], ...]: Pairs of a column and a row, whose outer products add up to the kernel.
+
+    Example:
+        >>> separate(EDGE_FILTERS['sobel'][0])
+        (((1.0, 0.0, -1.0), (1.0, 2.0, 1.0)),)
+    """
+    rest = np.array(kernel, float)
+    # What is left of the Gaussian, whose six digits are those of an outer product, is rounding.
+    negligible = 1e-5 * np.abs(rest).max()
+    terms = []
+    for i, j in np.ndindex(3, 3):
+        if abs(rest[i, j]) > negligible:
+            column, row = rest[:, j] / rest[i, j], rest[i].copy()
+            terms.append((tuple(column.tolist()), tuple(row.tolist())))
+            rest -= np.outer(column, row)
+    return tuple(terms)
+
+
+def add_shifted(total: Tensor, maps: Tensor, taps: Taps, dim: int) -> Tensor:
+    """Cross-correlate maps along one dimension and add the result to ``total``, in place.
+
+    Args:
+        total (Tensor): Added to, shape of ``maps``.
+        maps (Tensor): Shape (N, H, W); zeros lie beyond the border.
+        taps (Taps): Weights of the neighbour before, the element itself and the neighbour after.
+        dim (int): 1 along the columns, 2 along the rows.
+
+    Returns:
+        Tensor: ``total``.
+    """
+    for shift, tap in zip((-1, 0, 1), taps):
+        if tap:
+            length = maps.size(dim) - abs(shift)
+            shifted = maps.narrow(dim, max(shift, 0), length)
+            total.narrow(dim, max(-shift, 0), length).add_(shifted, alpha=tap)
+    return total
+
+
+def correlate(maps: Tensor, kernel: Kernel, total: Tensor, scratch: Tensor, adjoint: bool = False) -> Tensor:
+    """Cross-correlate each map with one kernel, zeros beyond the border, and add the result to ``total``, in place.
+
+    Args:
+        maps (Tensor): Shape (N, H, W), floating.
+        kernel (Kernel): 3 rows of 3 numbers.
+        total (Tensor): Added to, shape of ``maps``.
+        scratch (Tensor): Overwritten, shape of ``maps``.
+        adjoint (bool): Apply the transposed operator, which is that of the kernel turned around: it leads from the
+            gradient of the result to the gradient of ``maps``. Defaults to False.
+
+    Returns:
+        Tensor: ``total``.
+    """
+    for column, row in separate(kernel):
+        if adjoint:
+            column, row = column[::-1], row[::-1]
+        add_shifted(total, add_shifted(scratch.zero_(), maps, row, dim=2), column, dim=1)
+    return total
+
+
+def filter_masks(masks: Tensor, kernels: Sequence[Kernel], padding_mode: str = 'zeros') -> Tensor:
     """Cross-correlate each mask with each kernel, at the masks' own size.
 
     Args:
         masks (Tensor): Shape (N, H, W), floating.
-        kernels (Tensor): Shape (D, 3, 3), on the device of ``masks``.
+        kernels (Sequence[Kernel]): D kernels, see :func:`get_edge_kernels`.
         padding_mode (str): One of :data:`PADDING_MODES`. Defaults to 'zeros'.
 
     Returns:
         Tensor: Shape (N, D, H, W), dtype of ``masks``.
     """
-    masks, kernels = masks[:, None], kernels[:, None].to(masks.dtype)
     if padding_mode == 'zeros':
-        return F.conv2d(masks, kernels, padding=1)
-    return F.conv2d(F.pad(masks, (1, 1, 1, 1), mode=padding_mode), kernels)
+        scratch = torch.empty_like(masks)
+        return torch.stack([correlate(masks, kernel, torch.zeros_like(masks), scratch) for kernel in kernels], dim=1)
+    padded = F.pad(masks, (1, 1, 1, 1), mode=padding_mode)
+    return filter_masks(padded, kernels)[..., 1:-1, 1:-1]

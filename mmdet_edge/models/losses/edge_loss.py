@@ -13,15 +13,19 @@ from numbers import Real
 from typing import Any, Optional, Union
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .edge_filters import (
     GAUSSIAN_KERNEL,
     PADDING_MODES,
+    Kernel,
     check_filter_names,
+    correlate,
     filter_masks,
     get_edge_kernels,
 )
@@ -95,43 +99,89 @@ def select_class_masks(
     return pred, target.to(pred.dtype)
 
 
-def edge_disagreement(
-    pred: Tensor,
-    target: Tensor,
-    kernels: Tensor,
-    gaussian: Tensor,
-    exponent: float = 2.0,
-    smooth_pred: bool = False,
-    smooth_target: bool = False,
-    padding_mode: str = 'zeros',
+def mask_residual(
+    pred: Tensor, target: Tensor, smooth_pred: bool = False, smooth_target: bool = False, padding_mode: str = 'zeros'
 ) -> Tensor:
-    """Compute how far the edges of predicted masks are from those of the target, pixel by pixel.
+    """Compute how far predicted masks are from the target.
 
-    Filters are linear: one convolution of the residual replaces those of prediction and target.
+    Filters are linear: filtering this difference replaces filtering prediction and target.
 
     Args:
         pred (Tensor): Logits, (N, H, W), float32 or float64.
         target (Tensor): Masks in [0, 1], (N, H, W), dtype of ``pred``.
-        kernels (Tensor): Edge kernels, (D, 3, 3).
-        gaussian (Tensor): Smoothing kernel, (1, 3, 3).
-        exponent (float): p of the norm, at least 1. Defaults to 2.0.
         smooth_pred (bool): Smooth the probabilities first. Defaults to False.
         smooth_target (bool): Smooth the target first. Defaults to False.
         padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'. Defaults to 'zeros'.
 
     Returns:
-        Tensor: Mean over the kernels of ``|F * (sigmoid(pred) - target)| ** p``, (N, H, W), dtype of ``pred``.
+        Tensor: ``S(sigmoid(pred)) - S(target)``, (N, H, W), dtype of ``pred``.
     """
+
+    def smooth(masks: Tensor) -> Tensor:
+        return filter_masks(masks, (GAUSSIAN_KERNEL,), padding_mode)[:, 0]
+
     prob = pred.sigmoid()
     if smooth_pred and smooth_target:
-        residual = filter_masks(prob - target, gaussian, padding_mode)[:, 0]
-    elif smooth_pred:
-        residual = filter_masks(prob, gaussian, padding_mode)[:, 0] - target
-    elif smooth_target:
-        residual = prob - filter_masks(target, gaussian, padding_mode)[:, 0]
-    else:
-        residual = prob - target
-    return filter_masks(residual, kernels, padding_mode).abs().pow(exponent).mean(dim=1)
+        return smooth(prob - target)
+    return (smooth(prob) if smooth_pred else prob) - (smooth(target) if smooth_target else target)
+
+
+class _FilteredNorm(torch.autograd.Function):
+    """Sum of ``|F * r| ** p`` over kernels and pixels, with the gradient by hand.
+
+    The derivative of ``|x| ** p`` is ``p * s`` with ``s = sign(x) * |x| ** (p - 1)``, and ``|x| ** p`` itself is
+    ``x * s``: one power serves both. A mask's gradient is known up to its factor as soon as its responses are, so that
+    the forward pass computes it kernel by kernel and keeps nothing else.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, kernels: Sequence[Kernel], exponent: float, framed: bool) -> Tensor:
+        """Return the sums, (N,), of residuals (N, H, W); ``framed`` leaves out the responses of the border."""
+        norm = residual.new_zeros(len(residual))
+        gradient = torch.zeros_like(residual)
+        response, scratch = torch.empty_like(residual), torch.empty_like(residual)
+        for kernel in kernels:
+            correlate(residual, kernel, response.zero_(), scratch)
+            if framed:
+                for side in (response[:, 0], response[:, -1], response[..., 0], response[..., -1]):
+                    side.zero_()
+            if exponent == 2:
+                slope, powers = response, torch.mul(response, response, out=scratch)
+            else:
+                # At 0 the sign is 0, and so is the slope, also for exponent 1.
+                if exponent == 1:
+                    slope = torch.sign(response, out=scratch)
+                else:
+                    slope = torch.abs(response, out=scratch).pow_(exponent - 1).copysign_(response)
+                powers = response.mul_(slope)
+            norm += powers.sum(dim=(1, 2))
+            correlate(slope, kernel, gradient, scratch=powers, adjoint=True)
+        ctx.save_for_backward(gradient.mul_(exponent))
+        return norm
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+        """Return the gradient of the residuals, (N, H, W), for that of the sums, (N,)."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad[:, None, None], None, None, None
+
+
+def edge_norm(residual: Tensor, kernels: Sequence[Kernel], exponent: float, padding_mode: str = 'zeros') -> Tensor:
+    """Compute each mask's mean of ``|F * r| ** p``, at a fraction of the cost of :func:`filter_masks`.
+
+    Args:
+        residual (Tensor): Shape (N, H, W), floating.
+        kernels (Sequence[Kernel]): D kernels.
+        exponent (float): p of the norm, at least 1.
+        padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'. Defaults to 'zeros'.
+
+    Returns:
+        Tensor: Mean over D, H and W, (N,), dtype of ``residual``. It can be differentiated once.
+    """
+    framed = padding_mode != 'zeros'
+    padded = F.pad(residual, (1, 1, 1, 1), mode=padding_mode) if framed else residual
+    return _FilteredNorm.apply(padded, kernels, exponent, framed) / (len(kernels) * residual[0].numel())
 
 
 def edge_loss(
@@ -159,7 +209,7 @@ def edge_loss(
         torch.Size([])
     """
     loss = EdgeLoss(filters, exponent, smooth_pred, smooth_target, padding_mode, reduction, loss_weight)
-    return loss.to(pred.device).compute(pred, target, label, weight, avg_factor, reduction)
+    return loss.compute(pred, target, label, weight, avg_factor, reduction)
 
 
 @MODELS.register_module()
@@ -200,9 +250,6 @@ class EdgeLoss(nn.Module):
         EdgeLoss(filters=sobel+laplacian, exponent=2, smoothing=off, padding_mode=zeros, loss_weight=3)
     """
 
-    kernels: Tensor
-    gaussian: Tensor
-
     def __init__(
         self,
         filters: Union[str, Sequence[str]] = 'sobel',
@@ -229,9 +276,7 @@ class EdgeLoss(nn.Module):
         self.padding_mode = padding_mode
         self.reduction = reduction
         self.loss_weight = check_finite(name, 'loss_weight', loss_weight, minimum=0)
-        # Not persistent: a checkpoint has to load in plain MMDetection, and the other way round.
-        self.register_buffer('kernels', get_edge_kernels(self.filters), persistent=False)
-        self.register_buffer('gaussian', torch.tensor([GAUSSIAN_KERNEL]), persistent=False)
+        self.kernels = get_edge_kernels(self.filters)
         self._announced = False
 
     def extra_repr(self) -> str:
@@ -311,17 +356,21 @@ class EdgeLoss(nn.Module):
         Returns:
             Tensor: Shape (N,), dtype of ``pred``.
         """
-        return self.edge_disagreement(pred, target).mean(dim=(1, 2))
+        return edge_norm(self.residual(pred, target), self.kernels, self.exponent, self.padding_mode)
 
     def edge_disagreement(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Apply :func:`edge_disagreement` with the options of this loss."""
-        return edge_disagreement(
-            pred,
-            target,
-            self.kernels,
-            self.gaussian,
-            self.exponent,
-            self.smooth_pred,
-            self.smooth_target,
-            self.padding_mode,
-        )
+        """Return what :meth:`instance_losses` is the mean of, pixel by pixel; slower, for losses that need the map.
+
+        Args:
+            pred (Tensor): Logits, (N, H, W).
+            target (Tensor): Masks in [0, 1], (N, H, W), dtype of ``pred``.
+
+        Returns:
+            Tensor: Mean over the kernels of ``|F * r| ** exponent``, (N, H, W), dtype of ``pred``.
+        """
+        responses = filter_masks(self.residual(pred, target), self.kernels, self.padding_mode)
+        return responses.abs().pow(self.exponent).mean(dim=1)
+
+    def residual(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Apply :func:`mask_residual` with the options of this loss."""
+        return mask_residual(pred, target, self.smooth_pred, self.smooth_target, self.padding_mode)

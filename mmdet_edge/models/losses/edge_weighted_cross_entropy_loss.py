@@ -8,6 +8,7 @@ import logging
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
@@ -60,7 +61,7 @@ class EdgeWeightedCrossEntropyLoss(EdgeLoss):
             raise ValueError(f'{name}: temperature must be greater than 0, got {temperature!r}')
         # A residual lies in [-1, 1], so that a response is at most the sum of a kernel's positive
         # and negative entries. Exponents this high do overflow in practice only on bad predictions.
-        largest = self.kernels.abs().sum(dim=(1, 2)).double().pow(self.exponent).mean().item()
+        largest = float((np.abs(self.kernels).sum(axis=(1, 2)) ** self.exponent).mean())
         if largest / self.temperature > math.log(torch.finfo(torch.float32).max):
             print_log(
                 f'{name}: with {self.extra_repr()} the pixel weight exp(e / temperature) can overflow float32 (e '

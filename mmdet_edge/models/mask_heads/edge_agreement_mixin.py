@@ -23,6 +23,9 @@ class EdgeAgreementMixin:
             ``dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)``, the setting that this package recommends
             (docs/evidence.md); the authors' is ``dict(type='EdgeLoss')``.
         **kwargs: The arguments of the mask head.
+
+    Raises:
+        TypeError: If ``loss_edge`` is neither a config nor None.
     """
 
     def __init__(
@@ -32,6 +35,11 @@ class EdgeAgreementMixin:
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if loss_edge is not None and not isinstance(loss_edge, dict):
+            raise TypeError(
+                f'{type(self).__name__}: loss_edge must be a config, such as dict(filters="sobel"), or None, got '
+                f'{loss_edge!r}. In a cascade, each head of the list mask_head has its own'
+            )
         self.loss_edge = None if loss_edge is None else MODELS.build({'type': 'EdgeLoss', **loss_edge})
 
     def loss_and_target(

