@@ -1,27 +1,40 @@
 # The two commands of the README are `make demo` and `make test`; both install what is missing.
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test soak lint audit clean
 .DEFAULT_GOAL := help
 # Absolute, so that what runs in a work dir of its own still finds it; first in PATH for the shell scripts.
 VENV := $(CURDIR)/.venv/bin
 export PATH := $(VENV):$(PATH)
+# A training on a CPU wants the same large blocks at every step. glibc would give each back to the system and take it
+# again, page by page: up to half of the time.
+export MALLOC_MMAP_THRESHOLD_ := 1073741824
+export MALLOC_TRIM_THRESHOLD_ := 4294967296
+
+STEPS := 2000
+KILLS := 30
 
 help:
 	@echo 'make install   environment in .venv: torch, mmcv (compiled once per machine), mmdet, this package'
 	@echo 'make demo      train baseline and edge head on generated images, compare them (10 minutes on 2 cores)'
 	@echo 'make test      run all tests'
+	@echo 'make soak      what takes long: 60 kills, 2000 steps (hours; STEPS=100 KILLS=7 to try it)'
 	@echo 'make lint      formatting, lint, types, docstring coverage'
+	@echo 'make audit     known vulnerabilities of the pinned versions (needs a network)'
 	@echo 'make clean     remove .venv and what the demo made (trainings and compiled mmcv wheels stay)'
 
 install: .venv/installed
 
-.venv/installed: constraints.txt requirements.txt setup.cfg setup.py tools/install.sh
+.venv/installed: constraints.txt requirements.txt setup.cfg tools/install.sh
 	@bash tools/install.sh
 
 demo: install
 	@python tools/demo.py
 
+# A process a core, each with one thread.
 test: install
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+soak: install
+	STEPS=$(STEPS) KILLS=$(KILLS) python -m pytest -m soak -s
 
 lint: install
 	ruff format --check .
@@ -29,5 +42,11 @@ lint: install
 	mypy
 	interrogate -q -c setup.cfg mmdet_edge tools
 
+# In an environment of its own. Without --strict, what the service does not answer for would count as clean.
+audit:
+	python3 -m venv .venv-audit
+	.venv-audit/bin/pip install -q pip-audit
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
 clean:
-	rm -rf .venv data/shapes work_dirs/demo build *.egg-info
+	rm -rf .venv .venv-audit data/shapes work_dirs/demo build *.egg-info

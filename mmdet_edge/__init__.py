@@ -4,12 +4,21 @@ Importing the package registers its modules in MMDetection's registries; in a co
 ``custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)``.
 """
 
-from .compat import allow_mmengine_checkpoints
-from .engine.hooks import EdgeVisualizationHook, MaskBranchEvalHook
+from .apply import apply_edge_agreement
+from .compat import allow_mmengine_checkpoints, disarm_checkpoints
+from .engine.hooks import (
+    AtomicCheckpointHook,
+    EdgeVisualizationHook,
+    MaskBranchEvalHook,
+    RandomStateHook,
+    StagedUnfreezeHook,
+)
 from .evaluation import CocoBoundaryMetric
 from .models import (
+    EdgeAgreementDynamicMaskHead,
     EdgeAgreementHTCMaskHead,
     EdgeAgreementMaskHead,
+    EdgeAgreementSCNetMaskHead,
     EdgeLoss,
     EdgeWeightedCrossEntropyLoss,
     SumMaskLoss,
@@ -19,17 +28,24 @@ from .paths import get_config_path
 from .version import __version__
 
 allow_mmengine_checkpoints()
+disarm_checkpoints()
 
 __all__ = [
+    'AtomicCheckpointHook',
     'CocoBoundaryMetric',
+    'EdgeAgreementDynamicMaskHead',
     'EdgeAgreementHTCMaskHead',
     'EdgeAgreementMaskHead',
+    'EdgeAgreementSCNetMaskHead',
     'EdgeLoss',
     'EdgeVisualizationHook',
     'EdgeWeightedCrossEntropyLoss',
     'MaskBranchEvalHook',
+    'RandomStateHook',
+    'StagedUnfreezeHook',
     'SumMaskLoss',
     '__version__',
+    'apply_edge_agreement',
     'edge_loss',
     'get_config_path',
 ]

@@ -1,51 +1,176 @@
-"""What recent PyTorch needs to run mmengine 0.10.
+"""What recent PyTorch needs to run mmengine 0.10, and what mmengine needs to load a checkpoint without running it.
 
 Each piece acts only where it is needed and names the upstream issue that it answers; once mmengine has fixed that,
 the piece can go.
 """
 
-import importlib
+import functools
 import pickle
-from typing import Any, Callable
+import re
+from typing import Any, Callable, Optional
 
+import mmengine.runner.checkpoint
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
+
+# What mmengine logs, and what scalars and arrays of a checkpoint may be: numbers, no objects and no structures.
+NUMERIC_DTYPES = {np.dtype(code).str[1:] for code in '?bBhHiIlLqQefdg'}
+STATISTICS = ('min', 'max', 'mean', 'current')
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype`` while a checkpoint is unpickled: numbers only.
+
+    numpy's own ``__setstate__`` believes what a file says about flags and fields, and with them reads an address out of
+    the bytes of an array.
+    """
+
+    def __init__(self, code: Any, align: bool = False, copy: bool = False) -> None:
+        if code not in NUMERIC_DTYPES:
+            raise pickle.UnpicklingError(f'a checkpoint may hold arrays of numbers only, got dtype {code!r}')
+        self.numpy = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take over the byte order, the only part of the state that a dtype of numbers has."""
+        if not isinstance(state, tuple) or (*state[:1], *state[2:]) != (3, None, None, None, -1, -1, 0):
+            raise pickle.UnpicklingError(f'a checkpoint may not change the dtype {self.numpy}: {state!r}')
+        self.numpy = self.numpy.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """Stands in for ``numpy.ndarray`` while a checkpoint is unpickled: of numbers, and copied from the file."""
+
+    def __new__(cls) -> '_Array':
+        # Without the arguments of numpy's, which can lay an array over the memory of something else.
+        return super().__new__(cls, 0, np.uint8)
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, dtype, is_fortran, data = state
+        if self.size:
+            # numpy would free the memory, which a tensor may share by now.
+            raise pickle.UnpicklingError('a checkpoint may fill an array once')
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+            raise pickle.UnpicklingError('a checkpoint may hold arrays of numbers only')
+        super().__setstate__((version, shape, dtype.numpy, is_fortran, data))
+
+    def __reduce__(self) -> Any:
+        """Be a plain array in whatever is saved."""
+        return np.asarray(self).__reduce__()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return np.asarray(self).__reduce_ex__(protocol)
+
+
+class _HistoryBuffer(HistoryBuffer):
+    """Stands in for mmengine's ``HistoryBuffer`` while a checkpoint is unpickled, until its state has been checked.
+
+    mmengine's own would make an array of anything, also of an object that says where in memory its data is, and would
+    put any callable of the file among the statistics of all buffers.
+    """
+
+    def __new__(cls) -> '_HistoryBuffer':
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        state = dict(state)
+        arrays = [state.pop(f'_{name}_history', None) for name in ('log', 'count')]
+        statistics = {name: getattr(HistoryBuffer, name) for name in STATISTICS}
+        max_length = state.pop('max_length', None)
+        if (
+            not all(isinstance(array, _Array) and array.ndim == 1 for array in arrays)
+            or type(max_length) is not int
+            or any(statistics.get(name) is not method for name, method in state.pop('statistics_methods', {}).items())
+            or state
+        ):
+            raise pickle.UnpicklingError('a checkpoint may not hold a log history of anything but numbers')
+        # From here on, it is mmengine's.
+        self.__class__ = HistoryBuffer
+        self.__setstate__(
+            dict(
+                _log_history=np.array(arrays[0]),
+                _count_history=np.array(arrays[1]),
+                max_length=max_length,
+                statistics_methods=statistics,
+            )
+        )
+
+
+def _reconstruct(array_class: Any, shape: Any, code: Any) -> _Array:
+    """Stand in for the function that numpy starts an array with; the array's state follows."""
+    return _Array()
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> np.generic:
+    """Stand in for the function that numpy makes a scalar with."""
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes) or len(data) != dtype.numpy.itemsize:
+        raise pickle.UnpicklingError('a checkpoint may hold scalars that are numbers only')
+    return np.frombuffer(data, dtype.numpy)[0]
 
 
 def _statistic_of_history_buffer(owner: Any, name: str) -> Callable:
-    """Stand in for ``getattr`` while a checkpoint is unpickled: serves HistoryBuffer's statistics only."""
-    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+    """Stand in for ``getattr``: serves HistoryBuffer's statistics only."""
+    if owner is _HistoryBuffer and name in STATISTICS:
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f'a checkpoint may not reach for {name!r} of {owner!r}')
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load`` with ``weights_only`` read the checkpoints of mmengine.
+    """Let ``torch.load`` with ``weights_only`` read the checkpoints of mmengine, from wherever they come.
 
     From torch 2.6 on, ``torch.load`` refuses whatever is not on a list of safe globals. mmengine 0.10 writes its log
     history (``HistoryBuffer``: numpy arrays, and methods pickled as a call of ``getattr``) into every checkpoint, and
     loads it without saying otherwise (mmengine issue 1655, pull request 1650), so that testing and resuming fail.
-    Here just these types join the list. ``weights_only`` stays on, and everything else is still refused.
+    Here just these names join the list, each answered by a stand-in that checks what it is given: neither numpy's
+    classes nor mmengine's are safe to call with what a stranger wrote. ``weights_only`` stays on, and everything else
+    is still refused.
+
+    For addresses (``https://``, ``torchvision://``, ...) it has to be switched on: torch's download function, which
+    mmengine calls, switches it off unless it is told.
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
+    stand_ins: dict[str, Any] = {
+        'mmengine.logging.history_buffer.HistoryBuffer': _HistoryBuffer,
+        'builtins.getattr': _statistic_of_history_buffer,
+        'numpy.ndarray': _Array,
+        'numpy.dtype': _Dtype,
+    }
     # numpy 1 and numpy 2 write different module names; a checkpoint may come from either.
-    multiarray = importlib.import_module('numpy._core.multiarray' if hasattr(np, '_core') else 'numpy.core.multiarray')
-    numpy_globals = [
-        (function, f'{module}.{function.__name__}')
-        for function in (multiarray.scalar, multiarray._reconstruct)
-        for module in ('numpy.core.multiarray', 'numpy._core.multiarray')
-    ]
-    dtypes = sorted({type(np.dtype(code)) for code in '?bBhHiIlLqQefdg'}, key=str)
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            (_statistic_of_history_buffer, 'builtins.getattr'),
-            np.ndarray,
-            np.dtype,
-            *dtypes,
-            *numpy_globals,
-        ]
-    )
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        stand_ins.update({f'{module}._reconstruct': _reconstruct, f'{module}.scalar': _scalar})
+    torch.serialization.add_safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()])
+    checkpoint = mmengine.runner.checkpoint
+    checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)
+
+
+def disarm_checkpoints() -> None:
+    """Keep mmengine from acting on what a checkpoint tells it to do.
+
+    - ``Runner.resume`` runs ``meta['config']`` as Python, to compare the number of GPUs. mmengine never writes that
+      key; checkpoints of mmdet 2 have it, which cannot be resumed anyway.
+    - After a resume, ``CheckpointHook`` removes the file or folder that the checkpoint names as the best one so far,
+      once there is a better one. mmengine's own is called ``best_*.pth``.
+
+    Anything else in these places is dropped when a checkpoint is loaded.
+    """
+    load = CheckpointLoader.load_checkpoint
+
+    @functools.wraps(load)
+    def load_checkpoint(
+        cls: type, filename: str, map_location: Any = None, logger: Optional[Any] = 'current'
+    ) -> dict[str, Any]:
+        checkpoint = load(filename, map_location, logger)
+        meta, hub = (checkpoint.get(key) if isinstance(checkpoint, dict) else None for key in ('meta', 'message_hub'))
+        if isinstance(meta, dict):
+            meta.pop('config', None)
+        info = hub.get('runtime_info') if isinstance(hub, dict) else None
+        info = info if isinstance(info, dict) else {}
+        for key in list(info):
+            if str(key).startswith('best_ckpt') and not re.fullmatch(r'(.*/)?best_[^/]*\.pth', str(info[key])):
+                del info[key]
+        return checkpoint
+
+    CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)

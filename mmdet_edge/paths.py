@@ -21,9 +21,8 @@ def get_config_path(name: str) -> str:
 
             _base_ = __import__('mmdet_edge').get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py')
     """
-    package = Path(__file__).resolve().parent
-    packaged = package / '.mim' / 'configs'
-    root = packaged if packaged.is_dir() else package.parent / 'configs'
+    # Where OpenMMLab's packages carry configs and tools; in a checkout a link to the folder of that name.
+    root = (Path(__file__).parent / '.mim' / 'configs').resolve()
     path = root / name
     if path.is_file():
         return str(path)

@@ -1,4 +1,9 @@
+import copy
 import os
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -6,10 +11,19 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures.mask import BitmapMasks
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
+from mmengine.config import utils as config_utils
 from mmengine.structures import InstanceData
 
 ROOT = Path(__file__).parents[1]
+
+
+def build_wheel(what, folder):
+    """Build the wheel of a source folder or an sdist; return its path."""
+    options = ['-q', '--no-deps', '--no-build-isolation', '-w', folder]
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', *options, what], check=True)
+    (path,) = folder.glob('*.whl')
+    return path
 
 
 @pytest.fixture(scope='session')
@@ -19,6 +33,46 @@ def real_data():
     if not folder:
         pytest.skip('MMDET_EDGE_DATA does not name a folder with real images')
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope='session')
+def read_config():
+    """Config.fromfile without custom imports, each file read once and not once for each of its children."""
+    file2dict, load = Config._file2dict, lru_cache(config_utils.load)
+    files = {}
+
+    def cached(filename, *args, **kwargs):
+        path = os.path.abspath(filename)
+        if path not in files:
+            files[path] = file2dict(filename, *args, **kwargs)
+        return copy.deepcopy(files[path])
+
+    def read(path):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Config, '_file2dict', cached)
+            # The metafiles, which mmengine looks into for each 'mmdet::' base.
+            patch.setattr(config_utils, 'load', load)
+            return Config.fromfile(path, import_custom_modules=False)
+
+    return read
+
+
+@pytest.fixture(scope='session')
+def source(tmp_path_factory):
+    """The files of the repository, copied, as a build leaves files in the source folder."""
+    folder = tmp_path_factory.mktemp('build') / 'source'
+    command = ['git', 'ls-files', '-co', '--exclude-standard']
+    for name in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+        if os.path.lexists(ROOT / name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def wheel(source):
+    """The wheel of the package."""
+    return build_wheel(source, source.parent)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
-import mmdet_edge  # noqa: F401  (applies compat)
+from mmdet_edge.compat import allow_mmengine_checkpoints
 
 NEEDS_ALLOW_LIST = pytest.mark.skipif(
     torch.__version__ < '2.6', reason='torch < 2.6 does not refuse anything by default'
@@ -72,9 +72,19 @@ def test_checkpoints_of_numpy_1_load(checkpoint, tmp_path):
     check(torch.load(old))
 
 
+def test_nothing_is_touched_where_nothing_is_needed(monkeypatch):
+    # torch 2.1 has no add_safe_globals at all.
+    monkeypatch.delattr(torch.serialization, 'add_safe_globals', raising=False)
+    monkeypatch.setattr(torch, '__version__', '2.5.1+cu121')
+    allow_mmengine_checkpoints()
+    monkeypatch.setattr(torch, '__version__', '2.10.0')
+    with pytest.raises(AttributeError, match='add_safe_globals'):
+        allow_mmengine_checkpoints()
+
+
 @NEEDS_ALLOW_LIST
 def test_weights_alone_need_no_compat(checkpoint, tmp_path):
-    # The README's recipe for deployment.
+    # What the converter keeps, loaded by torch alone.
     content = torch.load(checkpoint)
     meta = dict(dataset_meta=dict(classes=('a', 'b'), palette=[(1, 2, 3)]))
     torch.save(dict(meta=meta, state_dict=content['state_dict']), tmp_path / 'weights.pth')

@@ -1,60 +1,39 @@
 """The wheel carries what a user without a checkout needs."""
 
-import os
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from mmdet_edge import __version__
 
-ROOT = Path(__file__).parents[1]
+from .conftest import ROOT, build_wheel
 
 
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    """The wheel, unpacked; built from a copy, as the build leaves files in the source folder."""
-    folder = tmp_path_factory.mktemp('wheel')
-    files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True)
-    for name in files.stdout.splitlines():
-        if (ROOT / name).is_file():
-            target = folder / 'source' / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', folder, '.']
-    done = subprocess.run(command, cwd=folder / 'source', capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (path,) = folder.glob('*.whl')
-    assert path.name == f'mmdet_edge-{__version__}-py3-none-any.whl'
-    zipfile.ZipFile(path).extractall(folder / 'site')
-    return folder / 'site'
+def content(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def test_configs_tools_and_index_are_in_the_wheel(wheel):
-    mim = wheel / 'mmdet_edge' / '.mim'
-    for folder, pattern in (('configs', '*.py'), ('configs', '*.yml'), ('tools', '*.py'), ('tools', '*.sh')):
-        expected = {p.relative_to(ROOT) for p in (ROOT / folder).rglob(pattern)}
-        assert expected and {p.relative_to(mim) for p in (mim / folder).rglob(pattern)} == expected
-    assert (mim / 'model-index.yml').is_file()
-    assert (wheel / 'mmdet_edge' / 'py.typed').is_file()
-    assert not (wheel / 'tests').exists()
+    assert wheel.name == f'mmdet_edge-{__version__}-py3-none-any.whl'
+    files = content(wheel)
+    for folder, patterns in (('configs', ('*.py', '*.yml', '*.md')), ('tools', ('*.py', '*.sh'))):
+        expected = {p.relative_to(ROOT).as_posix() for pattern in patterns for p in (ROOT / folder).rglob(pattern)}
+        assert {n[len('mmdet_edge/.mim/') :] for n in files if n.startswith(f'mmdet_edge/.mim/{folder}/')} == expected
+    for name in ('.mim/model-index.yml', 'py.typed', '__init__.py'):
+        assert f'mmdet_edge/{name}' in files
+    assert {n.split('/')[0] for n in files} == {'mmdet_edge', f'mmdet_edge-{__version__}.dist-info'}
 
 
-def test_the_wheel_finds_its_own_configs(wheel, tmp_path):
-    code = (
-        'import mmdet_edge; from mmengine.config import Config;'
-        "path = mmdet_edge.get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py');"
-        'print(path, Config.fromfile(path).model.roi_head.mask_head.type)'
-    )
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code],
-        env={**os.environ, 'PYTHONPATH': str(wheel)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    path, head = done.stdout.split()
-    assert Path(path).is_relative_to(wheel / 'mmdet_edge' / '.mim') and head == 'EdgeAgreementMaskHead'
+def test_the_sdist_builds_the_same_wheel(source, wheel, tmp_path):
+    code = 'import sys, setuptools.build_meta; setuptools.build_meta.build_sdist(sys.argv[1])'
+    subprocess.run([sys.executable, '-c', code, tmp_path], cwd=source, check=True, stdout=subprocess.DEVNULL)
+    (sdist,) = tmp_path.glob('*.tar.gz')
+    assert content(build_wheel(sdist, tmp_path)) == content(wheel)
+
+
+@pytest.mark.parametrize('name', ['configs', 'tools', 'model-index.yml'])
+def test_a_checkout_uses_its_own_configs_and_tools(name):
+    assert (ROOT / 'mmdet_edge' / '.mim' / name).resolve() == ROOT / name

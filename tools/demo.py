@@ -4,7 +4,6 @@ Can be interrupted and repeated: it goes on where it was.
 """
 
 import json
-import pickle
 import subprocess
 import sys
 import time
@@ -49,6 +48,11 @@ def checkpoint_path(name: str) -> Path:
     return WORK / name / f'iter_{STEPS}.pth'
 
 
+def predictions_path(name: str) -> Path:
+    """Return the predicted masks of a setting, as CocoMetric writes them."""
+    return WORK / name / 'predictions.segm.json'
+
+
 def train_and_test(name: str) -> None:
     """Train and test one setting, unless that is done."""
     config, checkpoint, work_dir = config_path(name), checkpoint_path(name), WORK / name
@@ -58,9 +62,11 @@ def train_and_test(name: str) -> None:
         say(f'{name}: training {STEPS} steps of {CONFIGS[name]}, a few minutes on 2 cores')
         run_tool('train.py', config, '--work-dir', work_dir, '--resume')
     # The metrics are written last.
-    if not list(work_dir.glob('test/*/*.json')):
+    if not (predictions_path(name).exists() and list(work_dir.glob('test/*/*.json'))):
         say(f'{name}: testing')
-        run_tool('test.py', config, checkpoint, '--work-dir', work_dir / 'test', '--out', work_dir / 'predictions.pkl')
+        prefix = str(predictions_path(name)).removesuffix('.segm.json')
+        options = ('--cfg-options', f'test_evaluator.outfile_prefix={prefix}')
+        run_tool('test.py', config, checkpoint, '--work-dir', work_dir / 'test', *options)
 
 
 def read_metrics(name: str) -> dict:
@@ -105,14 +111,14 @@ def main() -> None:
     say(f'data: {DATA.relative_to(ROOT)}')
     try:
         make_shapes_dataset(str(DATA))
-    except FileExistsError as error:
+    except OSError as error:
         sys.exit(f'error: {error}')
     for name in CONFIGS:
         train_and_test(name)
 
     runs = {name: read_run(WORK / name) for name in CONFIGS}
     Console().print(make_summary(runs))
-    predictions = {name: pickle.loads((WORK / name / 'predictions.pkl').read_bytes()) for name in CONFIGS}
+    predictions = {name: json.loads(predictions_path(name).read_text()) for name in CONFIGS}
     figure = WORK / 'comparison.png'
     draw_comparison(runs, predictions, COCO(DATA / 'val.json'), DATA / 'val', figure)
     draw_differences()

@@ -12,7 +12,8 @@ export PYTHONPATH="$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}"
 # A mistake is told in one line here, not once a process with torchrun's report behind it.
 python "$(dirname "$0")/test.py" "$CONFIG" "$CHECKPOINT" "${@:4}" --check
 
-torchrun \
+# In the place of this shell: who ends that, ends all processes.
+exec torchrun \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

@@ -69,6 +69,10 @@ build_mmcv() {
         if [ ! -f "$build/mmcv-$version/setup.py" ]; then
             pip download -q --no-deps --no-build-isolation --no-binary mmcv -d "$build" "mmcv==$version"
             tar -xzf "$build/mmcv-$version.tar.gz" -C "$build"
+            # mmcv asks for C++17, the headers of torch 2.14 for C++20: without the flag torch adds the standard it needs.
+            if "$BIN/python" -c 'import sys, torch; sys.exit(torch.__version__ < "2.14")'; then
+                sed -i "s/\['-std=c++17'\]/[]/" "$build/mmcv-$version/setup.py"
+            fi
         fi
         # Built in place, so that an interrupted compile keeps its object files; in a process group of its own, so
         # that an interrupt leaves no compiler running.

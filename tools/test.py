@@ -13,6 +13,9 @@ from mmdet_edge.engine.command_line import (
     build_runner,
     check_checkpoint,
     check_data,
+    check_keys,
+    check_model,
+    check_writable,
     load_config,
     stop,
     use_boundary_metric,
@@ -72,16 +75,23 @@ def main() -> None:
         raise stop(f'--out: predictions are written to a pickle file, .pkl, got {args.out}')
     setup_cache_size_limit_of_dynamo()
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
+    check_keys(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+    check_writable('work dir', cfg.work_dir)
+    if args.out:
+        check_writable('--out', args.out, is_folder=False)
     if args.boundary:
         use_boundary_metric(cfg)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
+    model = check_model(cfg)
     if args.tta:
         use_tta(cfg)
 
-    check_checkpoint(args.checkpoint)
+    check_checkpoint(args.checkpoint, model)
     check_data(cfg, ('test',))
+    # The runner builds its own.
+    del model
     if args.check:
         return
     runner = build_runner(cfg)

@@ -1,6 +1,7 @@
 """Train a detector: mmdet's train.py with its flags, plus checks before the start and gloo on CPUs."""
 
 import argparse
+from typing import Union
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 
@@ -10,11 +11,22 @@ from mmdet_edge.engine.command_line import (
     check_amp,
     check_checkpoint,
     check_data,
+    check_keys,
+    check_model,
     check_pretrained,
+    check_writable,
     load_config,
     stop,
     use_boundary_metric,
+    use_resume,
+    use_safe_checkpoints,
 )
+from mmdet_edge.engine.hooks.atomic_checkpoint_hook import DISK_IS_FULL, CheckpointError
+
+
+def stages(text: str) -> Union[str, list[int]]:
+    """Read the value of --edge-stages."""
+    return text if text in ('all', 'last') else [int(stage) for stage in text.split(',')]
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,6 +35,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     add_common_arguments(parser)
     parser.add_argument('--boundary', action='store_true', help='evaluate boundary AP beside mask AP')
+    parser.add_argument('--edge', action='store_true', help="train the config's mask heads with the edge loss")
+    parser.add_argument(
+        '--edge-stages',
+        type=stages,
+        metavar='STAGES',
+        help="--edge for some stages of a cascade only: 'last', or numbers counted from 0, such as 1,2",
+    )
     parser.add_argument('--amp', action='store_true', help='train with mixed precision')
     parser.add_argument(
         '--auto-scale-lr',
@@ -43,7 +62,10 @@ def main() -> None:
     """Train."""
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
-    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
+    edge_stages = args.edge_stages or ('all' if args.edge else None)
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank, edge_stages)
+    check_keys(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    check_writable('work dir', cfg.work_dir)
     if args.boundary:
         use_boundary_metric(cfg)
     if args.amp:
@@ -54,16 +76,28 @@ def main() -> None:
             raise stop(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        use_resume(cfg, args.resume)
 
     check_amp(cfg)
     check_data(cfg, ('train', 'val'))
     check_pretrained(cfg.model)
+    model = check_model(cfg)
     if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from)
-    if not args.check:
+        check_checkpoint(cfg.load_from, model, whole=bool(cfg.get('resume')))
+    # The runner builds its own.
+    del model
+    if args.check:
+        return
+    use_safe_checkpoints(cfg)
+    try:
         build_runner(cfg).train()
+    except CheckpointError as error:
+        raise stop(str(error)) from None
+    except OSError as error:
+        if error.errno not in DISK_IS_FULL:
+            raise
+        # Of the log, for example.
+        raise stop(f'no space left: {error}. Free space and go on with --resume') from None
 
 
 if __name__ == '__main__':

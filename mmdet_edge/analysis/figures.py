@@ -140,7 +140,8 @@ def draw_comparison(
 
     Args:
         runs (dict[str, Run]): Name -> run.
-        predictions (dict[str, list[dict]]): Name -> what ``tools/test.py --out`` wrote for that run.
+        predictions (dict[str, list[dict]]): Name -> the run's predicted masks in COCO's result format, as CocoMetric
+            writes them to ``outfile_prefix``.
         coco (COCO): Annotations of the images.
         image_folder (Path): Where the images are.
         path (Path): File to write; its ending decides the format.
@@ -150,17 +151,16 @@ def draw_comparison(
     figure = plt.figure(figsize=(3 * num_images, 3 * len(rows) + 3.4), layout='constrained')
     pictures, curves = figure.subfigures(2, 1, squeeze=False, height_ratios=[3 * len(rows), 3.4]).flat
     grid = pictures.subplots(len(rows), num_images, squeeze=False)
-    by_image = {
-        name: {sample['img_id']: sample['pred_instances'] for sample in samples}
-        for name, samples in predictions.items()
-    }
+    by_image: dict[tuple[str, Any], list[Any]] = {}
+    for name, results in predictions.items():
+        for result in results:
+            if result['score'] >= SCORE_THRESHOLD:
+                by_image.setdefault((name, result['image_id']), []).append(mask_utils.decode(result['segmentation']))
     for column, image_id in enumerate(sorted(coco.imgs)[:num_images]):
         image = imread(str(image_folder / coco.imgs[image_id]['file_name']), channel_order='rgb')
         draw_image(grid[0, column], image, [coco.annToMask(a) for a in coco.imgToAnns[image_id]])
         for row, name in enumerate(runs, start=1):
-            instances = by_image[name][image_id]
-            keep = (instances['scores'] >= SCORE_THRESHOLD).nonzero().flatten().tolist()
-            draw_image(grid[row, column], image, [mask_utils.decode(instances['masks'][i]) for i in keep])
+            draw_image(grid[row, column], image, by_image.get((name, image_id), []))
     for row, name in enumerate(rows):
         grid[row, 0].set_ylabel(name, fontsize=16)
     left, right = curves.subplots(1, 2)

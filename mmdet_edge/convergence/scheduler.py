@@ -38,8 +38,7 @@ from .spec import RunKey, Spec, config_hash
 
 KEY_FIELDS = [f.name for f in fields(RunKey)]
 PACKAGE = Path(__file__).parents[1]
-# Where tools/ is: in a wheel, or in a checkout.
-ROOT = PACKAGE / '.mim' if (PACKAGE / '.mim').is_dir() else PACKAGE.parent
+DIST_TRAIN = PACKAGE / '.mim' / 'tools' / 'dist_train.sh'
 STAMP = 'config.sha256'
 
 # A forked child has the libraries loaded already; loading them takes as long as a short training of a mask head. But it
@@ -402,7 +401,7 @@ def _train(config: Path, gpus: int) -> None:
         build_runner(Config.fromfile(config)).train()
     else:
         # Not by exec, which would close the pipe whose end tells the parent that the training has ended.
-        sys.exit(subprocess.call(['bash', str(ROOT / 'tools/dist_train.sh'), str(config), str(gpus), '--resume']))
+        sys.exit(subprocess.call(['bash', str(DIST_TRAIN), str(config), str(gpus), '--resume']))
 
 
 def _cache(config: Path, folder: Path, features: dict[str, float]) -> None:
@@ -422,9 +421,9 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> Optional[str]:
     """Return the commit of this checkout, with '+' if files differ from it; None outside of one."""
-    if not (ROOT / '.git').exists():
+    if not (PACKAGE.parent / '.git').exists():
         return None
-    git = ['git', '-C', str(ROOT)]
+    git = ['git', '-C', str(PACKAGE.parent)]
     found = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=False)
     if found.returncode:
         return None

@@ -2,20 +2,33 @@
 
 import argparse
 import atexit
+import ctypes
 import difflib
+import functools
 import importlib.util
+import inspect
 import os
+import signal
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch.distributed
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.utils import get_installed_path, is_installed
+from torch import nn
+
+from mmdet_edge.apply import apply_edge_agreement, import_mmdet_edge
+from mmdet_edge.datasets.check_annotations import AnnotationProblems, check_dataset
+
+from .check_model import build_model, check_weights
 
 # setuptools < 81 warns at each import, and mmengine cannot do without (see requirements.txt).
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -58,47 +71,87 @@ def load_config(
     work_dir: Optional[str] = None,
     launcher: str = 'none',
     local_rank: int = 0,
+    edge_stages: Union[str, Sequence[int], None] = None,
 ) -> Config:
     """Read a config file and apply the common options.
 
     Args:
-        config (str): Path of the file.
+        config (str): Path of the file, or one of an installed package, such as 'mmdet::htc/htc_r50_fpn_1x_coco.py'.
         cfg_options (dict, optional): Settings to override. Defaults to None.
         work_dir (str, optional): Work dir. Defaults to None: the config's, or one named after the file.
         launcher (str): Who started the processes of a distributed job. Defaults to 'none'.
         local_rank (int): Rank on this machine, unless LOCAL_RANK says it. Defaults to 0.
+        edge_stages (str | Sequence[int], optional): Stages that get the edge loss, see
+            :func:`mmdet_edge.apply_edge_agreement`; the name of the default work dir then ends in '_edge', so that the
+            trainings with and without never share one. Defaults to None: the config as it is.
 
     Returns:
         Config: The config, with ``launcher`` and ``work_dir`` set.
 
     Raises:
-        SystemExit: If the config file does not exist, or the environment cannot read it.
+        SystemExit: If the config file does not exist, the environment cannot read it, an option is misspelt, or the
+            model cannot have the edge loss.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    path = Path(config)
+    if importlib.util.find_spec('pkg_resources') is None:
+        raise stop("mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'")
+    path = find_config(str(config))
     if not path.is_file():
         names = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=1)
         hint = f'; did you mean {path.parent / near[0]}?' if near else ''
         raise stop(f'config file not found: {path} (looked in {Path.cwd()}){hint}')
-    if importlib.util.find_spec('pkg_resources') is None:
-        raise stop("mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'")
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         raise stop(f'{path} inherits from a file that does not exist: {error}') from None
+    except Exception as error:
+        # A config is a program, which can fail in any way.
+        raise stop(f'{path} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}') from error
     options = dict(cfg_options or {})
+    _check_option_names(options, cfg)
     if 'data_root' in options and 'data_root' in cfg:
         move_data_root(cfg, cfg.data_root, str(options.pop('data_root')))
-    cfg.merge_from_dict(options)
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError) as error:
+        raise stop(f'--cfg-options {" ".join(options)}: {" ".join(str(error).split())}') from None
+    name = path.stem
+    if edge_stages is not None:
+        try:
+            apply_edge_agreement(cfg, stages=edge_stages)
+        except ValueError as error:
+            raise stop(f'--edge: {error}') from None
+        stages = [edge_stages] if isinstance(edge_stages, str) else edge_stages
+        name += '_' + '-'.join(['edge', *(str(stage) for stage in stages if stage != 'all')])
     cfg.launcher = launcher
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs') / path.stem)
+        cfg.work_dir = str(Path('work_dirs') / name)
     if cfg.launcher != 'none' and get_device() == 'cpu':
         distribute_on_cpu(cfg)
     return cfg
+
+
+def find_config(config: str) -> Path:
+    """Return the path of a config, which 'package::path' names as in a ``_base_`` of mmengine.
+
+    Args:
+        config (str): Path of the file, or 'mmdet::' and its path in MMDetection's folder ``configs``.
+
+    Returns:
+        Path: Not necessarily that of a file.
+
+    Raises:
+        SystemExit: If the package is not installed.
+    """
+    package, separator, name = config.partition('::')
+    if not separator:
+        return Path(config)
+    if not is_installed(package):
+        raise stop(f'{config}: there is no installed package {package!r}; expected mmdet::FOLDER/CONFIG.py')
+    return Path(get_installed_path(package), '.mim', 'configs', name)
 
 
 def move_data_root(cfg: Config, old: str, new: str) -> None:
@@ -152,11 +205,40 @@ def use_boundary_metric(cfg: Config) -> None:
     if not changed:
         raise stop("--boundary: the config has no evaluator of type CocoMetric with metric 'segm'")
     # For whoever runs the config that is written to the work dir.
-    custom_imports = dict(cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False))
-    imports = custom_imports['imports']
-    imports = [imports] if isinstance(imports, str) else list(imports)
-    if 'mmdet_edge' not in imports:
-        cfg.custom_imports = {**custom_imports, 'imports': [*imports, 'mmdet_edge']}
+    import_mmdet_edge(cfg)
+
+
+def use_resume(cfg: Config, checkpoint: str) -> None:
+    """Let a training go on where it was.
+
+    Args:
+        cfg (Config): Changed in place. ``load_from`` counts as long as the work dir has nothing to go on from, so that
+            a job can be started and restarted by the same line.
+        checkpoint (str): Path or address; 'auto' for the latest one in the work dir.
+    """
+    work_dir = Path(cfg.work_dir)
+    if checkpoint == 'auto' and not (work_dir / 'last_checkpoint').exists() and not any(work_dir.glob('*.pth')):
+        return
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+
+
+def use_safe_checkpoints(cfg: Config) -> None:
+    """Save checkpoints so that a training killed at any moment goes on from a whole one, as if nothing had happened.
+
+    Args:
+        cfg (Config): Changed in place where it says ``CheckpointHook``; any other hook stays.
+    """
+    if 'default_hooks' not in cfg:
+        cfg.default_hooks = {}
+    if 'checkpoint' not in cfg.default_hooks:
+        # mmengine's own default.
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    checkpoint = cfg.default_hooks.checkpoint
+    if checkpoint and checkpoint['type'] == 'CheckpointHook':
+        checkpoint['type'] = 'AtomicCheckpointHook'
+        cfg.default_hooks.random_state = dict(type='RandomStateHook')
+        import_mmdet_edge(cfg)
 
 
 def distribute_on_cpu(cfg: Config) -> None:
@@ -178,7 +260,8 @@ def distribute_on_cpu(cfg: Config) -> None:
         )
     if os.environ['RANK'] == '0':
         print(f'torch {torch.__version__} sees no GPU: {os.environ["WORLD_SIZE"]} CPU processes with gloo', flush=True)
-    torch.distributed.init_process_group('gloo')
+    timeout = (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout')
+    torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
     # Left to the end of the interpreter, gloo's threads can abort a process that has done its work.
     atexit.register(torch.distributed.destroy_process_group)
     cfg.model_wrapper_cfg = dict(
@@ -198,7 +281,7 @@ def check_amp(cfg: Config) -> None:
     Raises:
         SystemExit: If it is on and there is no accelerator.
     """
-    if cfg.optim_wrapper.type == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise stop(
             f'mixed precision needs a GPU, and torch {torch.__version__} sees none: leave out --amp, or use the '
             'config without amp'
@@ -207,18 +290,33 @@ def check_amp(cfg: Config) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that the config names, by default mmengine's."""
+    end_children_with_this_process()
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
+@functools.cache
+def end_children_with_this_process() -> None:
+    """Let the processes that load data end when this one is killed (Linux).
+
+    PyTorch's notice that it is gone, and then wait, for good, until somebody reads what they have loaded: each holds
+    open the pipe that all of them write to, and masks are more than a pipe takes.
+    """
+    if sys.platform == 'linux':
+        set_death_signal, option = ctypes.CDLL(None).prctl, 1
+        os.register_at_fork(after_in_child=lambda: set_death_signal(option, signal.SIGKILL))
+
+
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the files of the data sets are there.
+    """Check that the files of the data sets are there, and what the annotation files say.
+
+    The first process of a distributed job reads the annotations; warnings go to the standard error.
 
     Args:
         cfg (Config): The config.
         splits (tuple[str, ...]): Of 'train', 'val', 'test', those that will run.
 
     Raises:
-        SystemExit: At the first folder or file that is missing.
+        SystemExit: At the first folder or file that is missing, or annotation file with errors.
     """
     for split in splits:
         for dataset in _datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
@@ -230,26 +328,95 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             for prefix in (dataset.get('data_prefix') or {}).values():
                 if not _exists(root, prefix):
                     raise _missing_data('image folder', Path(root, prefix), f'{split}_dataloader')
+            if _is_first_process() and _is_local(root) and _is_local(dataset.get('ann_file') or ''):
+                _tell_problems(check_dataset(dataset, is_training=split == 'train'))
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
             if evaluator.get('ann_file') and not _exists('', evaluator.ann_file, Path.is_file):
                 raise _missing_data('annotation file', evaluator.ann_file, f'{split}_evaluator')
 
 
-def check_checkpoint(path: str) -> None:
-    """Check that a checkpoint file is there; addresses (``https://...``) are left to mmengine.
+def check_keys(cfg: Config, *keys: str) -> None:
+    """Check that the config has what the runner cannot do without.
+
+    Args:
+        cfg (Config): The config.
+        *keys (str): Names of its sections.
+
+    Raises:
+        SystemExit: If one is missing or None.
+    """
+    for key in keys:
+        if cfg.get(key) is None:
+            near = difflib.get_close_matches(key, set(cfg) - _runner_keys(), n=1)
+            hint = f'; it has {near[0]!r}: a typo?' if near else ''
+            raise stop(f'the config has no {key}{hint}')
+
+
+def check_writable(what: str, path: Any, is_folder: bool = True) -> None:
+    """Check that a folder or file can be written, before hours are spent on what goes there; nothing is made.
+
+    Args:
+        what (str): Name of the option or setting; opens the error message.
+        path (str | Path): The folder or file.
+        is_folder (bool): Whether it is a folder. Defaults to True.
+
+    Raises:
+        SystemExit: If it is of the other kind, cannot be made, or cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() and path.is_dir() != is_folder:
+        raise stop(f'{what} must be a {"folder, got the file" if is_folder else "file, got the folder"} {path}')
+    there = path
+    while not there.exists():
+        there = there.parent
+    if there != path and not there.is_dir():
+        raise stop(f'{what}: {path} cannot be made, as {there} is a file')
+    if not os.access(there, os.W_OK):
+        raise stop(f'{what}: no permission to write {there}')
+
+
+def check_model(cfg: Config) -> nn.Module:
+    """Build the model, so that what is wrong with its config is told before anything else is done.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        nn.Module: The model, for :func:`check_checkpoint`; it has no pretrained weights.
+
+    Raises:
+        SystemExit: If it cannot be built or does not fit the training data.
+    """
+    try:
+        return build_model(cfg)
+    except ValueError as error:
+        raise stop(str(error)) from None
+
+
+def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> None:
+    """Check that a checkpoint file is there, can be loaded and fits; addresses (``https://...``) are left to mmengine.
+
+    The first process of a distributed job loads it.
 
     Args:
         path (str): Path or address.
+        model (nn.Module, optional): What it must fit. Defaults to None: not compared.
+        whole (bool): Whether it must have all weights of the model. Defaults to True.
 
     Raises:
-        SystemExit: If it is not a file.
+        SystemExit: If it is not a file, would run code, is damaged or does not fit.
     """
     if not _exists('', path, Path.is_file):
         folder = Path(path) if Path(path).is_dir() else Path(path).parent
         found = sorted(p.name for p in folder.glob('*.pth')) if folder.is_dir() else []
         hint = f'; {folder} has {", ".join(found)}' if found else ''
         raise stop(f'checkpoint not found: {path}{hint}')
+    if _is_local(path) and _is_first_process():
+        try:
+            check_weights(path, model, whole)
+        except ValueError as error:
+            raise stop(str(error)) from None
 
 
 def check_pretrained(model: ConfigDict) -> None:
@@ -271,6 +438,22 @@ def check_pretrained(model: ConfigDict) -> None:
             )
         if checkpoint and not _exists('', checkpoint):
             raise stop(f'weights not found: {name} is {checkpoint}')
+        if checkpoint and _is_local(checkpoint):
+            check_checkpoint(checkpoint)
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Say something once."""
+    print(f'warning: {text}', file=sys.stderr)
+
+
+def _tell_problems(problems: Optional[AnnotationProblems]) -> None:
+    if problems:
+        for text in problems.warnings:
+            _warn(text)
+        if problems.errors:
+            raise stop('\nerror: '.join(problems.errors))
 
 
 def _missing_data(what: str, path: Any, where: str) -> SystemExit:
@@ -278,6 +461,26 @@ def _missing_data(what: str, path: Any, where: str) -> SystemExit:
         f'{what} not found: {path} ({where} of the config). Put the data there or name its place with '
         '--cfg-options data_root=FOLDER'
     )
+
+
+def _is_first_process() -> bool:
+    # torchrun's own variable first: a job of Slurm may start one torchrun a node.
+    return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
+
+
+def _runner_keys() -> set[str]:
+    """Return the sections of a config that mmengine's runner and mmdet's tools know."""
+    return {*inspect.signature(Runner.__init__).parameters, 'auto_scale_lr', 'tta_model', 'tta_pipeline'}
+
+
+def _check_option_names(options: dict, cfg: Config) -> None:
+    """Refuse what is all but the name of a section: mmengine would add it, and nothing would read it."""
+    known = _runner_keys() | set(cfg)
+    for key in options:
+        name = key.split('.')[0]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if name not in known and near:
+            raise stop(f'--cfg-options {key}: the config has no {name!r}; did you mean {near[0]!r}?')
 
 
 def _is_local(path: str) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmdet.models.detectors import BaseDetector
+from mmdet.models.roi_heads import SparseRoIHead
 from mmengine.dist import broadcast_object_list, collect_results
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -179,10 +180,16 @@ def check_mask_branch(model: nn.Module, sample: Any) -> None:
         sample (:obj:`DetDataSample`): A sample of the data it is evaluated on.
 
     Raises:
-        ValueError: If the model has no RoI head with a mask branch, or the sample no masks.
+        ValueError: If the model has no RoI head with a mask branch, or one whose masks do not come from boxes, or if
+            the sample has no masks.
     """
     if not getattr(model, 'with_mask', False) or not hasattr(model, 'roi_head'):
         raise ValueError(f'{type(model).__name__} has no RoI head with a mask branch')
+    if isinstance(model.roi_head, SparseRoIHead):
+        raise ValueError(
+            f'the mask branch of {type(model).__name__} cannot be evaluated with ground-truth boxes: it predicts the '
+            'masks of its own queries, not those of boxes'
+        )
     if 'masks' not in sample.get('gt_instances', {}):
         raise ValueError(
             'the mask branch is evaluated with ground-truth boxes and masks, and the data samples have none: the '
@@ -230,8 +237,8 @@ def score_batch(model: BaseDetector, batch: dict) -> list[list[dict[str, float]]
 def evaluate_mask_branch(model: BaseDetector, dataloader: Iterable, num_images: int) -> dict[str, float]:
     """Evaluate the mask branch with ground-truth boxes and labels as RoIs.
 
-    Works for any two-stage detector with an FCN-like mask head (Mask R-CNN, Cascade, HTC; with or without edge
-    loss), also distributed: every process evaluates its part of the images.
+    Works for any two-stage detector with an FCN-like mask head (Mask R-CNN, Cascade, HTC, but not QueryInst; with or
+    without edge loss), also distributed: every process evaluates its part of the images.
 
     Args:
         model (BaseDetector): The detector, unwrapped.

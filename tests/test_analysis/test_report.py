@@ -50,10 +50,11 @@ class Page(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.text, self.fetched, self.open, self.tags = '', [], [], []
+        self.text, self.fetched, self.open, self.tags, self.attributes = '', [], [], [], set()
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
         self.fetched += [v for k, v in attrs if k in ('src', 'href', 'xlink:href', 'data') and not v.startswith('#')]
         if tag not in ('meta', 'br'):
             self.open.append(tag)
@@ -147,3 +148,25 @@ def test_mistakes_write_nothing(runs, tmp_path):
     with pytest.raises(ValueError, match='no run has logged'):
         compare_runs(runs, 'base', out, metrics=['nothing'])
     assert not out.exists()
+
+
+def test_names_cannot_become_markup(make_run, tmp_path):
+    names = [
+        '<script>alert(1)<script>',
+        '\'"><img src=x onerror=alert(1)>',
+        '--><svg onload=alert(1)>',
+        '&lt;b&gt; $title',
+    ]
+    settings = {
+        name: [make_run(f'{i}<img src=y onerror=alert(2)>"', seed, segm=lambda s: s / 400) for seed in range(2)]
+        for i, name in enumerate(names)
+    }
+    page = compare_runs(settings, names[0], tmp_path / 'out', command='python "<script>" \'--out=<b>\'')
+    text = page.read_text()
+    parsed = Page()
+    parsed.feed(text)
+    assert not parsed.open and not parsed.fetched
+    assert not {'script', 'img', 'iframe'} & set(parsed.tags) and parsed.tags.count('svg') == 1
+    assert not [name for name in parsed.attributes if name.startswith('on')]
+    for name in names:
+        assert name in parsed.text

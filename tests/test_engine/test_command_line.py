@@ -1,4 +1,12 @@
+import json
+import multiprocessing
+import shutil
+import sys
+import time
+from pathlib import Path
+
 import pytest
+import torch
 from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
@@ -9,12 +17,22 @@ from mmdet_edge.engine import command_line
 NUCLEI = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py')
 COCO = get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py')
 
+FORK = multiprocessing.get_context('fork')
+
 
 @pytest.fixture
 def data(tmp_path):
+    content = dict(
+        images=[dict(id=0, file_name='0.png', height=9, width=9)],
+        annotations=[
+            dict(id=0, image_id=0, category_id=1, bbox=[1, 1, 4, 4], area=8, segmentation=[[1, 1, 5, 1, 1, 5]])
+        ],
+        categories=[dict(id=1, name='nucleus')],
+    )
     for split in ('train', 'val'):
         (tmp_path / split).mkdir()
-        (tmp_path / f'{split}.json').write_text('{}')
+        (tmp_path / split / '0.png').write_bytes(b'not looked into')
+        (tmp_path / f'{split}.json').write_text(json.dumps(content))
     return tmp_path
 
 
@@ -62,6 +80,107 @@ def test_boundary_metric_for_any_config():
         command_line.use_boundary_metric(Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox'))))
 
 
+def test_config_of_an_installed_package():
+    cfg = command_line.load_config('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
+    assert cfg.work_dir == 'work_dirs/mask-rcnn_swin-t-p4-w7_fpn_1x_coco'
+    assert cfg.model.backbone.type == 'SwinTransformer'
+    with pytest.raises(
+        SystemExit, match='config file not found: .*did you mean .*/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_c'
+    ):
+        command_line.load_config('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1xx_coco.py')
+    with pytest.raises(SystemExit, match="there is no installed package 'mmdett'; expected mmdet::FOLDER/CONFIG.py"):
+        command_line.load_config('mmdett::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
+
+
+@pytest.mark.parametrize(
+    ('stages', 'work_dir', 'types'),
+    [
+        ('all', 'htc_r50_fpn_1x_coco_edge', ['EdgeAgreementHTCMaskHead'] * 3),
+        ('last', 'htc_r50_fpn_1x_coco_edge-last', ['HTCMaskHead', 'HTCMaskHead', 'EdgeAgreementHTCMaskHead']),
+        ([0, 2], 'htc_r50_fpn_1x_coco_edge-0-2', ['EdgeAgreementHTCMaskHead', 'HTCMaskHead'] * 2),
+    ],
+)
+def test_edge_for_any_config(stages, work_dir, types):
+    options = {'model.roi_head.mask_head.2.loss_edge.loss_weight': 2}
+    cfg = command_line.load_config('mmdet::htc/htc_r50_fpn_1x_coco.py', options, edge_stages=stages)
+    heads = cfg.model.roi_head.mask_head
+    assert [head.type for head in heads] == types[:3]
+    assert heads[2].loss_edge == dict(loss_weight=2)
+    assert cfg.custom_imports.imports == ['mmdet_edge']
+    # Not that of the training without: --resume would go on with its checkpoint.
+    assert cfg.work_dir == f'work_dirs/{work_dir}'
+    assert command_line.load_config(COCO, work_dir='x', edge_stages='all').work_dir == 'x'
+
+
+@pytest.mark.parametrize(
+    ('config', 'stages', 'message'),
+    [
+        (
+            'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+            'all',
+            'got one of type FasterRCNN without any mask_head',
+        ),
+        ('mmdet::htc/htc_r50_fpn_1x_coco.py', [3], 'must be from 0 to 2'),
+        (COCO, 'last', "stages must be 'all'"),
+    ],
+)
+def test_edge_where_it_cannot_be(config, stages, message):
+    with pytest.raises(SystemExit, match=f'^error: --edge: .*{message}'):
+        command_line.load_config(config, edge_stages=stages)
+
+
+def test_resume(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='pretrained.pth'))
+    # Nothing to go on from: a first start.
+    command_line.use_resume(cfg, 'auto')
+    assert 'resume' not in cfg and cfg.load_from == 'pretrained.pth'
+    (tmp_path / 'iter_2.pth').touch()
+    command_line.use_resume(cfg, 'auto')
+    assert cfg.resume and cfg.load_from is None
+    command_line.use_resume(cfg, 'given.pth')
+    assert cfg.resume and cfg.load_from == 'given.pth'
+
+
+def test_safe_checkpoints():
+    cfg = command_line.load_config(COCO)
+    plain = dict(cfg.default_hooks.checkpoint)
+    command_line.use_safe_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint == dict(plain, type='AtomicCheckpointHook')
+    assert cfg.default_hooks.random_state == dict(type='RandomStateHook')
+    cfg = Config({})
+    command_line.use_safe_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint == dict(type='AtomicCheckpointHook', interval=1)
+    assert cfg.custom_imports.imports == ['mmdet_edge']
+    for checkpoint in (None, dict(type='MyCheckpointHook')):
+        cfg = Config(dict(default_hooks=dict(checkpoint=checkpoint)))
+        command_line.use_safe_checkpoints(cfg)
+        assert cfg.to_dict() == dict(default_hooks=dict(checkpoint=checkpoint))
+
+
+def start_a_child(pipe):
+    command_line.end_children_with_this_process()
+    child = FORK.Process(target=time.sleep, args=(60,))
+    child.start()
+    pipe.send(child.pid)
+    time.sleep(60)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux lets children end with their parent')
+def test_children_end_with_a_process_that_is_killed():
+    receiver, sender = FORK.Pipe(duplex=False)
+    parent = FORK.Process(target=start_a_child, args=(sender,))
+    parent.start()
+    child = Path('/proc', str(receiver.recv()))
+    assert child.exists()
+    parent.kill()
+    parent.join()
+    started = time.time()
+    # Gone, or a zombie that nobody has fetched.
+    while child.exists() and 'State:\tZ' not in (child / 'status').read_text():
+        assert time.time() < started + 10
+        time.sleep(0.05)
+
+
 def test_missing_base(tmp_path):
     (tmp_path / 'mine.py').write_text("_base_ = './nowhere.py'")
     with pytest.raises(SystemExit, match='mine.py inherits from a file that does not exist: .*nowhere.py'):
@@ -101,7 +220,7 @@ def test_data_is_there(data):
 )
 def test_missing_data(data, missing, message):
     path = data / missing
-    path.rmdir() if path.is_dir() else path.unlink()
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     cfg = command_line.load_config(NUCLEI, cfg_options=dict(data_root=str(data)))
     with pytest.raises(SystemExit, match=f'^error: {message}.*data_root=FOLDER'):
         command_line.check_data(cfg, ('train', 'val'))
@@ -129,7 +248,7 @@ def test_data_inside_wrappers_and_elsewhere():
 
 
 def test_checkpoint(tmp_path):
-    (tmp_path / 'iter_300.pth').touch()
+    torch.save(dict(state_dict=dict(weight=torch.ones(1))), tmp_path / 'iter_300.pth')
     command_line.check_checkpoint(str(tmp_path / 'iter_300.pth'))
     command_line.check_checkpoint('https://host/x.pth')
     for path in (tmp_path / 'iter_3.pth', tmp_path):

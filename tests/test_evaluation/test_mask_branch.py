@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from mmdet.models.roi_heads import SparseRoIHead
 from mmdet.registry import DATASETS, MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
@@ -10,7 +13,7 @@ from mmengine.utils import get_installed_path
 from mmdet_edge import get_config_path
 from mmdet_edge.datasets import make_shapes_dataset
 from mmdet_edge.evaluation import mask_branch
-from mmdet_edge.evaluation.mask_branch import boundary_iou, evaluate_mask_branch, score_batch
+from mmdet_edge.evaluation.mask_branch import boundary_iou, check_mask_branch, evaluate_mask_branch, score_batch
 
 SHAPES = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_1xb4-300i_shapes.py')
 MEASURES = [
@@ -213,6 +216,11 @@ def test_wrong_use(cfg, folder):
     cfg.model.roi_head.update(mask_head=None, mask_roi_extractor=None)
     with pytest.raises(ValueError, match='MaskRCNN has no RoI head with a mask branch'):
         evaluate_mask_branch(build(cfg), [batch], 4)
+    query_inst = SimpleNamespace(with_mask=True, roi_head=object.__new__(SparseRoIHead))
+    with pytest.raises(
+        ValueError, match='cannot be evaluated with ground-truth boxes: it predicts the masks of its own'
+    ):
+        check_mask_branch(query_inst, batch['data_samples'][0])
 
 
 def test_boundary_iou_by_hand():

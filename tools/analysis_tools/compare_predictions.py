@@ -30,7 +30,15 @@ from mmdet_edge.analysis.prediction_figures import (
     draw_predictions,
     load_truth,
 )
-from mmdet_edge.engine.command_line import check_checkpoint, check_data, load_config, stop
+from mmdet_edge.engine.command_line import (
+    check_checkpoint,
+    check_data,
+    check_keys,
+    check_model,
+    check_writable,
+    load_config,
+    stop,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,6 +64,7 @@ def parse_args() -> argparse.Namespace:
 def load(config: str, options: dict) -> Config:
     """Read a config and check its data."""
     cfg = load_config(config, options)
+    check_keys(cfg, 'model', 'test_dataloader')
     check_data(cfg, ('test',))
     return cfg
 
@@ -126,12 +135,11 @@ def main() -> None:
     if not 0 <= args.score_thr <= 1:
         raise stop(f'--score-thr must be between 0 and 1, got {args.score_thr:g}')
     out = Path(args.out or 'comparison/predictions')
-    if out.exists() and not out.is_dir():
-        raise stop(f'--out must be a folder, got the file {out}')
+    check_writable('--out', out)
     checkpoints = [args.checkpoint_a, args.checkpoint_b]
     configs = [load(config, args.cfg_options or {}) for config in (args.config_a, args.config_b)]
-    for checkpoint in checkpoints:
-        check_checkpoint(checkpoint)
+    for config, checkpoint in zip(configs, checkpoints):
+        check_checkpoint(checkpoint, check_model(config))
     names = names_of(args)
     dataset = build_dataset(*configs)
     models = [init_detector(c, checkpoint, device=get_device()) for c, checkpoint in zip(configs, checkpoints)]

@@ -11,6 +11,7 @@ from shapely import affinity
 
 from mmdet_edge import edge_loss
 from mmdet_edge.datasets.shapes import SHAPES, rasterise
+from mmdet_edge.engine.command_line import check_writable
 from mmdet_edge.models.losses.edge_filters import filter_masks, get_edge_kernels
 
 
@@ -19,6 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', default='docs/images/edge_agreement_head.png', help='file to write')
     out = Path(parser.parse_args().out)
+    check_writable('--out', out, is_folder=False)
 
     star = affinity.translate(affinity.scale(SHAPES['star'](np.random.default_rng(1)), 12, 12), 14, 14)
     target = (rasterise(star, 28) >= 0.5).astype(np.float32)

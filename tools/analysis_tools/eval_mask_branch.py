@@ -18,6 +18,9 @@ from mmdet_edge.engine.command_line import (
     build_runner,
     check_checkpoint,
     check_data,
+    check_keys,
+    check_model,
+    check_writable,
     load_config,
     stop,
 )
@@ -38,8 +41,12 @@ def main() -> None:
     """Evaluate; print a table and write the values."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
+    check_keys(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+    check_writable('work dir', cfg.work_dir)
+    if args.out:
+        check_writable('--out', args.out, is_folder=False)
     cfg.load_from = args.checkpoint
-    check_checkpoint(args.checkpoint)
+    check_checkpoint(args.checkpoint, check_model(cfg))
     check_data(cfg, ('test',))
     if args.check:
         return

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from mmdet_edge import EdgeLoss
 from mmdet_edge.analysis.timing import describe_machine, peak_memory, time_in_turn, time_ratio
-from mmdet_edge.engine.command_line import stop
+from mmdet_edge.engine.command_line import check_writable, stop
 from mmdet_edge.models.losses.edge_filters import EDGE_FILTERS, get_edge_kernels
 
 GROWTH = {
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=28, help='their height and width (default: 28)')
     parser.add_argument('--classes', type=int, default=1, help='channels of the logits (default: 1, the hardest)')
     parser.add_argument('--filters', nargs='+', default=['sobel'], choices=list(EDGE_FILTERS), help='default: sobel')
-    parser.add_argument('--exponents', nargs='+', type=float, default=[2, 1.5], help='default: 2 1.5')
+    parser.add_argument('--exponents', nargs='+', type=float, default=[2.0, 1.5], help='default: 2 1.5')
     parser.add_argument('--repeats', type=int, default=51, help='measured runs of each loss (default: 51)')
     parser.add_argument('--device', default='cpu', help='default: cpu')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
@@ -153,6 +153,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.figure and not args.grow:
         raise stop('--figure draws how the cost grows: add --grow')
+    for name in ('size', 'classes', 'repeats', 'threads'):
+        if getattr(args, name) < 1:
+            raise stop(f'--{name} must be at least 1, got {getattr(args, name)}')
+    for path in filter(None, (args.figure, args.out)):
+        check_writable('output', path, is_folder=False)
     torch.set_num_threads(args.threads)
     MMLogger.get_current_instance().setLevel('ERROR')
     common = dict(rois=args.rois, size=args.size, classes=args.classes, filters=args.filters)

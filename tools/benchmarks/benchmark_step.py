@@ -31,9 +31,24 @@ from rich.table import Table
 from torch import nn
 
 from mmdet_edge.analysis.timing import describe_machine, peak_memory, time_in_turn, time_ratio
-from mmdet_edge.engine.command_line import check_amp, check_data, check_pretrained, load_config, move_data_root, stop
+from mmdet_edge.engine.command_line import (
+    check_amp,
+    check_data,
+    check_pretrained,
+    check_writable,
+    load_config,
+    move_data_root,
+    stop,
+)
 
 EDGE_HEADS = {'FCNMaskHead': 'EdgeAgreementMaskHead', 'HTCMaskHead': 'EdgeAgreementHTCMaskHead'}
+
+
+def check_at_least_1(args: argparse.Namespace, *names: str) -> None:
+    """Check options that count something."""
+    for name in names:
+        if getattr(args, name) < 1:
+            raise stop(f'--{name.replace("_", "-")} must be at least 1, got {getattr(args, name)}')
 
 
 def read_config(name: str, options: dict, data_root: str) -> Config:
@@ -130,6 +145,9 @@ def main() -> None:
     parser.add_argument('--trace', help='file for a table of where the time of an edge step goes, by torch.profiler')
     parser.add_argument('--out', help='JSON file to write')
     args = parser.parse_args()
+    check_at_least_1(args, 'rois', 'batches', 'batch_size', 'repeats')
+    for path in filter(None, (args.trace, args.out)):
+        check_writable('output', path, is_folder=False)
     if args.threads:
         torch.set_num_threads(args.threads)
     register_all_modules()

@@ -20,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmdet_edge import CocoBoundaryMetric
+from mmdet_edge.engine.command_line import stop
 
 HEIGHT, WIDTH, CLASSES = 480, 640, 80
 # Side lengths in pixels of small, medium and large objects, and their shares.
@@ -82,6 +83,8 @@ def main() -> None:
     parser.add_argument('--num-images', type=int, default=5000, help='number of images (default: 5000)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the data (default: 0)')
     args = parser.parse_args()
+    if args.num_images < 1:
+        raise stop(f'--num-images must be at least 1, got {args.num_images}')
     truth, results = make_data(args.num_images, args.seed)
     logger = MMLogger.get_current_instance()
     logger.setLevel('ERROR')

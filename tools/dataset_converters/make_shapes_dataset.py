@@ -22,7 +22,7 @@ def main() -> None:
     args = parse_args()
     try:
         made = make_shapes_dataset(**vars(args))
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     print(f'{args.out_dir}: {"made" if made else "is there already"}')
 

@@ -137,7 +137,7 @@ class _FilteredNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor, kernels: Sequence[Kernel], exponent: float, framed: bool) -> Tensor:
-        """Return the sums, (N,), of residuals (N, H, W); ``framed``: without the responses of the outermost pixels."""
+        """Return the sums, (N,), of residuals (N, H, W); ``framed`` leaves out the responses of the border."""
         norm = residual.new_zeros(len(residual))
         gradient = torch.zeros_like(residual)
         response, scratch = torch.empty_like(residual), torch.empty_like(residual)
@@ -174,7 +174,7 @@ class _FilteredNorm(torch.autograd.Function):
 
 
 def edge_norm(residual: Tensor, kernels: Sequence[Kernel], exponent: float, padding_mode: str = 'zeros') -> Tensor:
-    """Compute each mask's mean of ``|F * r| ** p``, the fast way.
+    """Compute each mask's mean of ``|F * r| ** p``, at a fraction of the cost of :func:`filter_masks`.
 
     Args:
         residual (Tensor): Shape (N, H, W), floating.

@@ -19,9 +19,9 @@ from .edge_loss import EdgeLoss, select_class_masks
 class SumMaskLoss(nn.Module):
     """Sum of several mask losses, for a head that takes only one.
 
-    Use it as the ``loss_mask`` of heads whose RoI head drops any further key (SCNet), or to put mmdet's losses that
-    know no class channel (Dice, squared error, ...) on a mask head. The channel of each instance's class is selected
-    once; then each loss gets what it expects:
+    Use it as the ``loss_mask`` of a head of your own whose RoI head drops any further key, or to put mmdet's losses
+    that know no class channel (Dice, squared error, ...) on a mask head. The channel of each instance's class is
+    selected once; then each loss gets what it expects:
 
     - losses that apply the sigmoid themselves get logits: :class:`EdgeLoss`, ``CrossEntropyLoss`` (``use_mask`` or
       ``use_sigmoid``), and losses with ``use_sigmoid=True`` unless they also say ``activate=False``;

@@ -21,9 +21,9 @@ CLASS_BLIND_LOSSES = (CrossEntropyLoss, EdgeLoss, SumMaskLoss)
 class EdgeAgreementMixin:
     """Adds ``loss_edge`` to the losses of an ``FCNMaskHead`` or a head derived from it.
 
-    Put it before the head among the base classes. Standard, Cascade and HTC RoI heads pass the new key on; the last
-    two weight it by their ``stage_loss_weights``, like every loss. SCNet's RoI head drops it: use
-    :class:`SumMaskLoss` there.
+    Put it before the head among the base classes. mmdet's RoI heads pass the new key on, and those with stages weight
+    it by their ``stage_loss_weights``, like every loss; only SCNet's drops it (see
+    :class:`EdgeAgreementSCNetMaskHead`).
 
     While training, only the logits of each mask's own class are computed, unless somebody asks for all of them
     (:class:`LazyLogits`): losses and gradients are the same up to rounding, and the step is cheaper than the plain
@@ -35,6 +35,9 @@ class EdgeAgreementMixin:
             ``dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)``, the setting that this package recommends
             (docs/evidence.md); the authors' is ``dict(type='EdgeLoss')``.
         **kwargs: The arguments of the mask head.
+
+    Raises:
+        TypeError: If ``loss_edge`` is neither a config nor None.
     """
 
     def __init__(
@@ -46,6 +49,11 @@ class EdgeAgreementMixin:
         if loss_edge is not None:
             kwargs = {'predictor_cfg': dict(type=ClassSelectedConv2d), **kwargs}
         super().__init__(**kwargs)
+        if loss_edge is not None and not isinstance(loss_edge, dict):
+            raise TypeError(
+                f'{type(self).__name__}: loss_edge must be a config, such as dict(filters="sobel"), or None, got '
+                f'{loss_edge!r}. In a cascade, each head of the list mask_head has its own'
+            )
         self.loss_edge = None if loss_edge is None else MODELS.build({'type': 'EdgeLoss', **loss_edge})
 
     def loss_and_target(

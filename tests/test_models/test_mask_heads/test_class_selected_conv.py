@@ -4,6 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.utils import get_installed_path
 from torch import nn
 
 from mmdet_edge import EdgeAgreementHTCMaskHead, EdgeAgreementMaskHead
@@ -115,3 +120,17 @@ def test_autocast_of_the_head_holds_for_whoever_asks_later():
     with torch.autocast('cpu', torch.bfloat16):
         logits = head(features)
     assert logits.dtype == logits.of_class(torch.tensor([0, 1])).dtype == torch.bfloat16
+
+
+def test_mask_scoring_gets_the_logits_of_all_classes(monkeypatch):
+    register_all_modules()
+    cfg = Config.fromfile(f'{get_installed_path("mmdet")}/.mim/configs/ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py').model
+    cfg.backbone.update(depth=18, init_cfg=None)
+    cfg.neck.in_channels = [64, 128, 256, 512]
+    cfg.roi_head.mask_head.type = 'EdgeAgreementMaskHead'
+    model = MODELS.build(cfg).train()
+    asked = []
+    monkeypatch.setattr(LazyLogits, '__getitem__', lambda self, index: asked.append(1) or self._all[index])
+    data = demo_mm_inputs(2, [[3, 96, 96], [3, 96, 96]], num_items=[3, 0], with_mask=True)
+    losses = model(**model.data_preprocessor(data, True), mode='loss')
+    assert asked and losses['loss_mask_iou'].isfinite() and losses['loss_edge'] > 0

@@ -1,0 +1,13 @@
+# Which stages of a cascade: the edge loss in all three, or in the last only. The learning rate is the one that the
+# baseline of nuclei_full.py was tuned to.
+_base_ = './_base_/full.py'
+config = 'cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_1xb4-300i_nuclei.py'
+settings = dict(
+    _delete_=True,
+    baseline=dict(),
+    **{
+        'edge': dict(config='cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py'),
+        'edge-last': dict(config='cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_edge-last_1xb4-300i_nuclei.py'),
+    },
+)
+runs = [dict(settings=['baseline', 'edge', 'edge-last'], budgets=[100], learning_rates=[0.03], seeds=[0, 1, 2])]

@@ -1,0 +1,3 @@
+_base_ = 'mmdet::convnext/cascade-mask-rcnn_convnext-s-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py'
+custom_imports = dict(imports=['mmpretrain.models', 'mmdet_edge'], allow_failed_imports=False)
+model = dict(roi_head=dict(mask_head=dict(type='EdgeAgreementMaskHead')))

@@ -1,0 +1,3 @@
+_base_ = 'mmdet::ms_rcnn/ms-rcnn_x101-64x4d_fpn_2x_coco.py'
+custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)
+model = dict(roi_head=dict(mask_head=dict(type='EdgeAgreementMaskHead')))

@@ -1,0 +1,3 @@
+_base_ = 'mmdet::scnet/scnet_r101_fpn_20e_coco.py'
+custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)
+model = dict(roi_head=dict(mask_head=dict(type='EdgeAgreementSCNetMaskHead')))

@@ -1,0 +1,322 @@
+"""Finding in a COCO annotation file what mmdet would drop without a word, number wrongly, or fail on hours later."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+from mmengine.config import ConfigDict
+
+SHOWN = 5
+"""Ids or names that a message lists."""
+
+
+class AnnotationProblems:
+    """What was found, counted by kind.
+
+    Args:
+        path (str): Annotation file; opens the messages.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._errors: dict[str, list[Any]] = {}
+        self._warnings: dict[str, list[Any]] = {}
+
+    def error(self, kind: str, item: Any = None) -> None:
+        """Note what makes a training fail, or wrong without a word."""
+        self._errors.setdefault(kind, []).append(item)
+
+    def warn(self, kind: str, item: Any = None) -> None:
+        """Note what mmdet leaves out, or takes as it is."""
+        self._warnings.setdefault(kind, []).append(item)
+
+    @property
+    def errors(self) -> list[str]:
+        """One line for each kind of error."""
+        return [self._line(*found) for found in self._errors.items()]
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each kind of warning."""
+        return [self._line(*found) for found in self._warnings.items()]
+
+    def _line(self, kind: str, items: list[Any]) -> str:
+        if items == [None]:
+            return f'{self.path}: {kind}'
+        return f'{self.path}: {len(items)} {kind}: {_some(items)}'
+
+
+@lru_cache(maxsize=16)
+def check_annotations(
+    path: str,
+    classes: Optional[tuple[str, ...]] = None,
+    image_folder: Optional[str] = None,
+    with_masks: bool = True,
+    is_training: bool = True,
+) -> AnnotationProblems:
+    """Read a COCO annotation file once, and tell all problems in it.
+
+    Errors are what training would be silently wrong with (labels that mean another class, objects of unknown images or
+    categories, numbers that are none) or fail on in the middle of a run. Warnings are what mmdet skips. Boxes that
+    reach over the border of the image and polygons that cross themselves are neither: mmdet clips the ones and fills
+    the others.
+
+    Args:
+        path (str): The file.
+        classes (tuple[str, ...], optional): Classes of the data set, compared with the categories. Defaults to None.
+        image_folder (str, optional): Where the images must be. Defaults to None.
+        with_masks (bool): Whether masks will be read. Defaults to True.
+        is_training (bool): Whether it will be trained on: then it must have objects. Defaults to True.
+
+    Returns:
+        AnnotationProblems: The problems; the result is kept, for who asks again.
+
+    Note:
+        The images are looked for, in one listing of each folder, but not opened: mmdet stops with the name of one that
+        cannot be decoded when it comes to it.
+    """
+    problems = AnnotationProblems(path)
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        problems.error(f'not JSON, or cut off ({error})')
+        return problems
+    wanted = ('images', 'annotations', 'categories') if is_training else ('images', 'categories')
+    if not isinstance(content, dict):
+        problems.error(f'not a COCO file: it must hold an object with {", ".join(wanted)}, got {_kind(content)}')
+        return problems
+    for key in wanted:
+        if not isinstance(content.get(key), list):
+            problems.error(f'not a COCO file: {key!r} must be a list, got {_kind(content.get(key))}')
+        elif not content[key]:
+            problems.error(f'{key!r} is empty')
+        if problems.errors:
+            return problems
+    categories = _check_categories(content['categories'], classes, problems)
+    images = _check_images(content['images'], image_folder, problems)
+    _check_objects(content.get('annotations') or [], images, categories, classes, with_masks, problems)
+    return problems
+
+
+def check_dataset(dataset: ConfigDict, is_training: bool) -> Optional[AnnotationProblems]:
+    """Check the annotation file of a data set's config, with the classes and images that the config names.
+
+    Args:
+        dataset (ConfigDict): The config, without wrappers; its files exist on this machine.
+        is_training (bool): Whether it will be trained on.
+
+    Returns:
+        AnnotationProblems | None: The problems; None if mmdet reads this type of data set in a way of its own.
+    """
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+    if kind is None:
+        problems = AnnotationProblems(dataset.get('ann_file') or 'data set')
+        problems.error(f'{dataset["type"]} is not a data set that mmdet or a custom import has registered')
+        return problems
+    if not dataset.get('ann_file') or getattr(kind, 'parse_data_info', None) is not CocoDataset.parse_data_info:
+        return None
+    path = os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
+    classes, folder = None, None
+    # LVIS and the like have names for files and an order of classes of their own.
+    if kind.load_data_list is CocoDataset.load_data_list:
+        classes = (dataset.get('metainfo') or {}).get('classes', kind.METAINFO.get('classes'))
+        if isinstance(classes, str) and not Path(classes).is_file():
+            problems = AnnotationProblems(path)
+            problems.error(f'the classes of the config must be a list of names, got the text {classes!r}')
+            return problems
+        classes = tuple(Path(classes).read_text().split('\n') if isinstance(classes, str) else classes or ()) or None
+        folder = os.path.join(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img') or '')
+    loads = [step for step in dataset.get('pipeline') or [] if str(step.get('type')).endswith('LoadAnnotations')]
+    with_masks = any(step.get('with_mask') for step in loads)
+    return check_annotations(path, classes, folder, with_masks, is_training)
+
+
+def _some(items: Sequence[Any]) -> str:
+    return ', '.join(str(item) for item in items[:SHOWN]) + (', ...' if len(items) > SHOWN else '')
+
+
+def _kind(value: Any) -> str:
+    return 'nothing' if value is None else type(value).__name__
+
+
+def _check_categories(
+    categories: list[Any], classes: Optional[Sequence[str]], problems: AnnotationProblems
+) -> dict[Any, str]:
+    """Return id -> name."""
+    names: dict[Any, str] = {}
+    for item in categories:
+        if not isinstance(item, dict) or not {'id', 'name'} <= set(item):
+            problems.error('categories without id or name', _id_of(item))
+            names.update({item['id']: ''} if isinstance(item, dict) and 'id' in item else {})
+        elif item['id'] in names:
+            problems.error('categories with the id of another one', item['id'])
+        else:
+            names[item['id']] = item['name']
+    if classes is None or problems.errors:
+        return names
+    # mmdet counts the categories that it knows in the order of the file, and takes the count for the label.
+    known = [name for name in names.values() if name in set(classes)]
+    listed = list(names.values())
+    if not known:
+        problems.error(
+            f'none of its categories is among the classes of the config, so that every object would be left out; '
+            f'categories: {_some(listed)}; classes: {_some(classes)}. Set metainfo=dict(classes=...) of the data set'
+        )
+    for label, name in enumerate(known):
+        if label >= len(classes) or classes[label] != name:
+            problems.error(
+                f'category {name!r} would get label {label}, which is the class '
+                f'{classes[label] if label < len(classes) else "(none)"!r}: mmdet counts labels in the order of the '
+                f'file, and skips what it does not find. Give the classes of the config as the file has them; '
+                f'categories: {_some(listed)}; classes: {_some(classes)}'
+            )
+            break
+    else:
+        if known and (missing := [name for name in classes if name not in listed]):
+            problems.warn('classes of the config that are not among its categories', missing[0])
+            for name in missing[1:]:
+                problems.warn('classes of the config that are not among its categories', name)
+    return names
+
+
+def _check_images(
+    images: list[Any], folder: Optional[str], problems: AnnotationProblems
+) -> dict[Any, Optional[tuple[float, float]]]:
+    """Return id -> (height, width), or None if the file does not say."""
+    sizes: dict[Any, Optional[tuple[float, float]]] = {}
+    names: list[str] = []
+    for item in images:
+        wanted = {'id', 'height', 'width'} | ({'file_name'} if folder is not None else set())
+        if not isinstance(item, dict) or not wanted <= set(item):
+            problems.error(f'images without {", ".join(sorted(wanted))}', _id_of(item))
+            if isinstance(item, dict):
+                sizes.setdefault(item.get('id'))
+            continue
+        if item['id'] in sizes:
+            problems.error('images with the id of another one', item['id'])
+        if all(isinstance(item[side], (int, float)) and item[side] > 0 for side in ('height', 'width')):
+            sizes[item['id']] = item['height'], item['width']
+        else:
+            problems.error('images whose height or width is not a positive number', item['id'])
+            sizes[item['id']] = None
+        if folder is not None:
+            names.append(item['file_name'])
+    if folder is not None:
+        _check_files(names, folder, problems)
+    return sizes
+
+
+def _check_files(names: list[str], folder: str, problems: AnnotationProblems) -> None:
+    there: dict[Path, dict[str, int]] = {}
+    for name in names:
+        place = Path(folder, name)
+        if place.parent not in there:
+            files = os.scandir(place.parent) if place.parent.is_dir() else ()
+            there[place.parent] = {file.name: file.stat().st_size for file in files}
+        size = there[place.parent].get(place.name)
+        if size is None:
+            problems.error(f'images that are not in {folder}', name)
+        elif size == 0:
+            problems.error(f'images in {folder} that are empty files', name)
+
+
+def _check_objects(
+    annotations: list[Any],
+    images: dict[Any, Optional[tuple[float, float]]],
+    categories: dict[Any, str],
+    classes: Optional[Sequence[str]],
+    with_masks: bool,
+    problems: AnnotationProblems,
+) -> None:
+    seen: set[Any] = set()
+    used = set(categories.values()) if classes is None or problems.errors else set(classes)
+    for item in annotations:
+        try:
+            number, image, category = item['id'], item['image_id'], item['category_id']
+            (left, top, width, height), area = item['bbox'], item['area']
+            finite = math.isfinite(left + top + width + height + area)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            problems.error('objects without id, image_id, category_id, area, or a bbox of 4 numbers', _id_of(item))
+            continue
+        if number in seen:
+            problems.error('objects with the id of another one', number)
+        seen.add(number)
+        if image not in images:
+            problems.error('objects of an image that is not in the file', f'{number} (image {image!r})')
+        elif category not in categories:
+            problems.error('objects of a category that is not in the file', f'{number} (category {category!r})')
+        elif not finite:
+            problems.error('objects whose bbox or area is not finite', number)
+        elif categories[category] not in used:
+            problems.warn('objects of categories that are not among the classes of the config: left out', number)
+        elif width < 1 or height < 1 or area <= 0:
+            problems.warn('objects smaller than one pixel (width, height or area): left out', number)
+        elif (size := images[image]) is None:
+            continue
+        elif left >= size[1] or top >= size[0] or left + width <= 0 or top + height <= 0:
+            problems.warn('objects with a bbox outside their image: left out', number)
+        elif with_masks and not item.get('ignore'):
+            _check_mask(item.get('segmentation'), *size, number, problems)
+
+
+def _check_mask(mask: Any, height: float, width: float, number: Any, problems: AnnotationProblems) -> None:
+    if not mask or not isinstance(mask, (list, dict)):
+        problems.error('objects without a segmentation', number)
+    elif isinstance(mask, list):
+        parts = [p for p in mask if isinstance(p, list) and len(p) % 2 == 0 and len(p) >= 6]
+        if not parts:
+            problems.warn('objects without a polygon of 3 points or more: not trained on', number)
+            return
+        try:
+            # A sum is not finite if a term is not.
+            finite = math.isfinite(sum(map(sum, parts)))
+            inside = any(
+                min(xs := p[::2]) < width and min(ys := p[1::2]) < height and max(xs) > 0 and max(ys) > 0 for p in parts
+            )
+        except TypeError:
+            finite = inside = False
+        if not finite:
+            problems.error('objects with a polygon that is not of finite numbers', number)
+        elif not inside:
+            problems.warn('objects with a polygon outside their image: an empty mask', number)
+        elif all(len(set(p[::2])) == 1 or len(set(p[1::2])) == 1 for p in parts):
+            problems.warn('objects with a polygon without an area: an empty mask', number)
+    elif mask.get('size') != [height, width]:
+        problems.error('objects with a run-length mask of another size than their image', number)
+    elif _run_length(mask.get('counts')) != height * width:
+        problems.error('objects with a run-length mask that does not fill its size', number)
+
+
+def _run_length(counts: Any) -> Optional[int]:
+    """Return the number of pixels that a run-length mask covers, set or not; None if it is not one."""
+    try:
+        if isinstance(counts, list):
+            return sum(counts) if min(counts, default=-1) >= 0 else None
+        # COCO's compression: 5 bits a character, the 6th says that more follow; from the fourth count on, the
+        # difference from the last but one.
+        bits = np.frombuffer(counts.encode('ascii'), np.uint8).astype(np.int64) - 48
+        last = np.flatnonzero((bits & 32) == 0)
+        if not len(last) or last[-1] != len(bits) - 1 or bits.min() < 0 or bits.max() > 63:
+            return None
+        first = np.append(0, last[:-1] + 1)
+        place = np.arange(len(bits)) - np.repeat(first, last - first + 1)
+        if place.max() > 6:
+            return None
+        values = np.add.reduceat((bits & 31) << (5 * place), first)
+        values = np.where(bits[last] & 16, values - (np.int64(32) << (5 * (last - first))), values)
+        values[1::2] = np.cumsum(values[1::2])
+        values[2::2] = np.cumsum(values[2::2])
+        return int(values.sum()) if values.min() >= 0 else None
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _id_of(item: Any) -> str:
+    return f'{item.get("id", item) if isinstance(item, dict) else item}'

@@ -1,0 +1,183 @@
+"""Checkpoints that survive a training that is killed."""
+
+import errno
+import os
+import re
+from pathlib import Path
+from typing import Any, Optional
+
+from mmdet.registry import HOOKS
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import CheckpointLoader, Runner
+
+from ..atomic_local_backend import UNFINISHED, AtomicLocalBackend
+
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, or there is none to go on from; the message is one line for the user."""
+
+
+class _RemoveLater(AtomicLocalBackend):
+    """Keeps what is outdated until its successor is written; CheckpointHook removes it before."""
+
+    def __init__(self) -> None:
+        self.outdated: list[str] = []
+
+    def remove(self, filepath: Any) -> None:
+        self.outdated.append(str(filepath))
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """Saves checkpoints so that a training killed at any moment can go on from a whole one.
+
+    Differs from ``CheckpointHook``, whose arguments it takes, by
+
+    - writing a checkpoint as a whole or not at all, where that writes into the file under its final name;
+    - removing outdated checkpoints (``max_keep_ckpts``, ``save_best``) once the new one is written, not before;
+    - checking, before a training resumes, that the latest checkpoint can be read: if not, ``last_checkpoint`` is set to
+      the one before, and one log line says so. A training whose checkpoints are all damaged does not start from
+      scratch;
+    - a clear error if the disk is full.
+
+    tools/train.py uses it wherever a config says ``CheckpointHook``. Folders that are not on a local disk
+    (``out_dir='s3://...'``, or ``backend_args``) are handled as by ``CheckpointHook``.
+
+    Example:
+        In a config, for MMDetection's own tools/train.py::
+
+            custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)
+            default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))
+    """
+
+    def __init__(self, interval: int = -1, **kwargs: Any) -> None:
+        super().__init__(interval, **kwargs)
+        self._local = not (kwargs.get('backend_args') or self.file_client_args) and '://' not in str(self.out_dir or '')
+        if self._local:
+            self.backend_args = dict(backend='atomic_local')
+
+    def before_run(self, runner: Runner) -> None:
+        """See to it that a training that resumes finds a whole checkpoint.
+
+        Raises:
+            CheckpointError: If there are checkpoints, but none can be read.
+        """
+        if not (self._local and runner.cfg.get('resume')):
+            return
+        # The first process decides for all.
+        error: list[Optional[str]] = [None]
+        if is_main_process():
+            try:
+                if runner.cfg.get('load_from'):
+                    self._check_given(runner.cfg.load_from)
+                else:
+                    self._find_whole(runner)
+            except CheckpointError as found:
+                error = [str(found)]
+        broadcast_object_list(error)
+        if error[0]:
+            raise CheckpointError(error[0])
+
+    def _check_given(self, path: str) -> None:
+        """Check the checkpoint that the user names."""
+        if Path(path).is_file() and (why := _why_unreadable(path)):
+            raise CheckpointError(
+                f'cannot resume from {path}: {why}. Name another one, or none for the latest whole one in the work dir'
+            )
+
+    def _find_whole(self, runner: Runner) -> None:
+        """Let ``last_checkpoint`` of the work dir name a whole checkpoint, if there is any checkpoint."""
+        pointer = Path(runner.work_dir, 'last_checkpoint')
+        latest = pointer.read_text().strip() if pointer.exists() else ''
+        folder = Path(self.out_dir, Path(runner.work_dir).name) if self.out_dir else Path(runner.work_dir)
+        candidates = list(dict.fromkeys([*([latest] if latest else []), *self._checkpoints(folder)]))
+        damaged: list[str] = []
+        for path in candidates:
+            why = _why_unreadable(path)
+            if why is None:
+                if damaged:
+                    runner.logger.warning(f'{"; ".join(damaged)}: resuming from the one before, {path}')
+                if path != latest:
+                    AtomicLocalBackend().put_text(path, pointer)
+                return
+            damaged.append(f'{path} is damaged ({why})')
+        if damaged:
+            raise CheckpointError(
+                f'cannot resume, no checkpoint can be read: {"; ".join(damaged)}. To start from scratch, leave out '
+                '--resume or use another work dir'
+            )
+
+    def _checkpoints(self, folder: Path) -> list[str]:
+        """Return the checkpoints in a folder, the latest first."""
+        before, after = (re.escape(part) for part in self.filename_tmpl.split('{}'))
+        matches = [re.fullmatch(f'{before}([0-9]+){after}', path.name) for path in folder.glob('*')]
+        found = sorted(((int(match[1]), match[0]) for match in matches if match), reverse=True)
+        return [str(folder / name) for _, name in found]
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare, and remove what an earlier start was killed in the middle of."""
+        super().before_train(runner)
+        if runner.iter >= runner.max_iters:
+            runner.logger.warning(
+                'The checkpoint is that of the last step: nothing is left to train. If the last evaluation was '
+                'interrupted, evaluate it with tools/test.py.'
+            )
+        if not self._local:
+            return
+        self.file_backend = _RemoveLater()
+        if is_main_process():
+            for path in Path(self.out_dir).glob(f'.*{UNFINISHED}'):
+                path.unlink()
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint if it is time to."""
+        super().after_train_iter(runner, *args, **kwargs)
+        self._remove_outdated()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save a checkpoint if it is time to."""
+        super().after_train_epoch(runner)
+        self._remove_outdated()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Save the best checkpoint."""
+        super().after_val_epoch(runner, metrics)
+        self._remove_outdated()
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        try:
+            super()._save_checkpoint_with_step(runner, step, meta)
+        except OSError as error:
+            if not (self._local and error.errno in DISK_IS_FULL):
+                raise
+            raise CheckpointError(
+                f'no space to save {error.filename or self.last_ckpt} ({error.strerror}). Nothing half-written is '
+                'left, and earlier checkpoints are whole: free space and go on with --resume'
+            ) from error
+
+    def _remove_outdated(self) -> None:
+        if not isinstance(self.file_backend, _RemoveLater):
+            return
+        kept = {self.last_ckpt, getattr(self, 'best_ckpt_path', None)}
+        kept.update(getattr(self, 'best_ckpt_path_dict', {}).values())
+        while self.file_backend.outdated:
+            path = self.file_backend.outdated.pop()
+            if path not in kept:
+                os.remove(path)
+
+
+def _why_unreadable(path: str) -> Optional[str]:
+    """Return why a training cannot resume from a file; None if it can."""
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    except FileNotFoundError:
+        return 'the file is missing'
+    # A damaged file raises whatever the unpickler stumbles over.
+    except Exception as error:
+        return ' '.join(f'{type(error).__name__}: {error}'.split('. ')[0].split())[:200]
+    if not isinstance(checkpoint, dict) or not {'meta', 'state_dict', 'message_hub'} <= set(checkpoint):
+        return 'it is not the checkpoint of a training'
+    return None

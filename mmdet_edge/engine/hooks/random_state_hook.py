@@ -1,0 +1,90 @@
+"""Random numbers that go on where they were when a training resumes."""
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from mmdet.registry import HOOKS
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+KEY = 'random_state'
+
+
+def get_random_state() -> dict[str, Any]:
+    """Return the states of the random number generators of Python, NumPy and PyTorch (CPU)."""
+    state: Any = np.random.get_state()
+    # No array, so that what reads checkpoints with care need not know it.
+    name, keys, *rest = state
+    return dict(python=random.getstate(), numpy=(name, keys.tolist(), *rest), torch=torch.get_rng_state())
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Set the random number generators to what :func:`get_random_state` returned."""
+    random.setstate(state['python'])
+    np.random.set_state(state['numpy'])
+    torch.set_rng_state(state['torch'].cpu())
+
+
+@HOOKS.register_module()
+class RandomStateHook(Hook):
+    """Saves the states of the random number generators in each checkpoint, and restores them when it is resumed.
+
+    mmengine saves neither; after a resume the samplers of proposals and RoIs start over with the numbers of the seed.
+    With this hook, and a seed in the config (``randomness=dict(seed=...)``), a training on one CPU that was interrupted
+    ends with the same weights, bit for bit, as one that was not.
+
+    An evaluation does not move the generators on either: one that was interrupted leaves no trace.
+
+    Note:
+        Only in a job of one process: a checkpoint has the state of the first process. Not for GPUs, whose own
+        generators are not saved, and whose sums are not exact anyway.
+    """
+
+    # As late as the hook that saves checkpoints, so that all others have drawn their numbers.
+    priority = 'VERY_LOW'
+
+    def __init__(self) -> None:
+        self._resumed: Optional[dict[str, Any]] = None
+        self._before_val: Optional[dict[str, Any]] = None
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the state to the checkpoint: that of the training, also from within an evaluation."""
+        checkpoint[KEY] = self._before_val or get_random_state()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the state until the training starts."""
+        self._resumed = checkpoint.get(KEY)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Restore the state, at the first epoch after a resume."""
+        state, self._resumed = self._resumed, None
+        if state is None or runner.iter == 0 or get_world_size() > 1:
+            return
+        loop = runner.train_loop
+        if hasattr(loop, 'dataloader_iterator'):
+            # The loop first skips, by loading them, the batches that were trained already.
+            loop.dataloader_iterator = _restore_after(loop.dataloader_iterator, runner.iter, state)
+        else:
+            set_random_state(state)
+
+    def before_val(self, runner: Runner) -> None:
+        """Keep the state of the training."""
+        self._before_val = get_random_state()
+
+    def after_val(self, runner: Runner) -> None:
+        """Restore the state of the training."""
+        if self._before_val is not None:
+            set_random_state(self._before_val)
+        self._before_val = None
+
+
+def _restore_after(batches: Iterator, num_batches: int, state: dict[str, Any]) -> Iterator:
+    """Yield batches; restore the random state after the first ``num_batches``."""
+    yield from itertools.islice(batches, num_batches)
+    set_random_state(state)
+    yield from batches

@@ -1,0 +1,21 @@
+"""The Edge Agreement Head of QueryInst."""
+
+from mmdet.models.roi_heads.mask_heads import DynamicMaskHead
+from mmdet.registry import MODELS
+
+from .edge_agreement_mixin import EdgeAgreementMixin
+
+
+@MODELS.register_module()
+class EdgeAgreementDynamicMaskHead(EdgeAgreementMixin, DynamicMaskHead):
+    """``DynamicMaskHead`` that is also trained to agree with the target's edges.
+
+    Differs from ``DynamicMaskHead`` by one more training loss, ``loss_edge``, in every stage whose head it is. The
+    head's own loss is Dice with weight 8, not cross entropy with weight 1: the default weight of the edge loss was
+    chosen beside the latter.
+
+    Args:
+        loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``DynamicMaskHead``. Defaults to
+            ``dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)``.
+        **kwargs: The arguments of ``DynamicMaskHead``.
+    """

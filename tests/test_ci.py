@@ -1,0 +1,31 @@
+"""The public CI and the hooks before a commit do what make lint and make test do."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_workflow_runs_what_counts():
+    workflow = yaml.safe_load((ROOT / '.github' / 'workflows' / 'ci.yml').read_text())
+    # YAML 1.1 reads the key `on` as true.
+    assert {'push', 'pull_request'} == set(workflow[True])
+    steps = workflow['jobs']['test']['steps']
+    assert [step['run'] for step in steps if 'run' in step] == ['.ci/run']
+    (cache,) = [step['with'] for step in steps if step.get('uses', '').startswith('actions/cache@')]
+    assert cache['path'] == '~/.cache/mmdet-edge'
+    # hashFiles of what does not exist is an empty string, and the cache would never be renewed.
+    for name in re.findall(r"'([^']+)'", cache['key']):
+        assert (ROOT / name).is_file()
+
+
+def test_hooks_run_the_lint_tools_of_the_environment():
+    hooks = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos'][0]['hooks']
+    recipe = re.search(r'^lint:.*\n((?:\t.*\n)+)', (ROOT / 'Makefile').read_text(), re.MULTILINE)[1]
+    tools = {re.match(r'ruff \w+|\S+', line.strip())[0] for line in recipe.splitlines()}
+    assert {re.match(r'ruff \w+|\S+', hook['entry'])[0] for hook in hooks} == tools
+    assert all(hook['language'] == 'system' for hook in hooks)
+    pinned = (ROOT / 'constraints.txt').read_text()
+    assert all(f'\n{tool.split()[0]}==' in pinned for tool in tools)

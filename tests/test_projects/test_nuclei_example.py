@@ -1,0 +1,103 @@
+"""The example project, with the package from its wheel and not from the checkout, under mmdet's own tools."""
+
+import functools
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from mmengine.utils import get_installed_path
+
+import mmdet_edge.datasets
+
+PROJECT = Path(__file__).parents[2] / 'projects' / 'nuclei_example'
+MMDET_TOOLS = Path(get_installed_path('mmdet')) / '.mim' / 'tools'
+CONFIG = 'mask-rcnn_r50_fpn_edge_1x_nuclei'
+# No download, no time: random weights, small images.
+OPTIONS = {
+    'model.backbone.init_cfg': None,
+    'train_dataloader.dataset.pipeline.2.scale': '(64,64)',
+    'test_dataloader.dataset.pipeline.1.scale': '(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale': '(64,64)',
+    'default_hooks.logger.interval': 1,
+    **{
+        f'{split}_dataloader.{key}': value
+        for split in ('train', 'val', 'test')
+        for key, value in (('num_workers', 0), ('persistent_workers', False))
+    },
+}
+
+
+@pytest.fixture(scope='module')
+def python(wheel, tmp_path_factory):
+    """An interpreter with the package from the wheel, and all others from the environment that runs the tests."""
+    folder = tmp_path_factory.mktemp('downstream') / 'venv'
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
+    python = folder / 'bin' / 'python'
+    install = [sys.executable, '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', '--no-index', wheel]
+    subprocess.run(install, check=True)
+    (site,) = folder.glob('lib/python*/site-packages')
+    # Adds the folder but not what its own .pth files add, an editable install among them.
+    (site / 'shared.pth').write_text(sysconfig.get_path('purelib') + '\n')
+    return python
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    """The project, elsewhere, with four images to train on: two steps."""
+    folder = tmp_path_factory.mktemp('elsewhere') / 'project'
+    shutil.copytree(PROJECT, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        few = functools.partial(mmdet_edge.datasets.make_shapes_dataset, num_train=4, num_val=2, size=64)
+        patch.setattr(mmdet_edge.datasets, 'make_shapes_dataset', few)
+        patch.chdir(folder)
+        runpy.run_path('make_data.py', run_name='__main__')
+    return folder
+
+
+def run(python, project, tool, *args, **options):
+    environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    settings = [f'{k}={v}' for k, v in {**OPTIONS, **options}.items()]
+    done = subprocess.run(
+        [python, '-W', 'ignore', tool, *args, '--cfg-options', *settings],
+        cwd=project,
+        env={**environment, 'OMP_NUM_THREADS': '1'},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
+
+
+def scalars(work_dir):
+    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+
+
+def test_train_resume_and_test_with_mmdets_own_tools(python, project):
+    origin = "import importlib.util; print(importlib.util.find_spec('mmdet_edge').origin)"
+    clean = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    found = subprocess.run([python, '-c', origin], cwd=project, env=clean, capture_output=True, text=True, check=True)
+    assert Path(found.stdout).is_relative_to(python.parents[1])
+
+    work_dir = project / 'work_dirs' / CONFIG
+    output = run(python, project, MMDET_TOOLS / 'train.py', f'configs/{CONFIG}.py', **{'train_cfg.max_epochs': 1})
+    assert 'Edge loss is on: EdgeLoss(filters=sobel, exponent=1.5' in output
+    lines = scalars(work_dir)
+    assert all(step['loss_edge'] > 0 for step in lines[:2]) and 'coco/segm_mAP' in lines[-1] and len(lines) == 3
+
+    # What the runner wrote is a config of its own: no base, and no package but by its import.
+    dumped = work_dir / f'{CONFIG}.py'
+    assert '_base_' not in dumped.read_text() and str(python.parents[1]) not in dumped.read_text()
+    run(python, project, MMDET_TOOLS / 'train.py', dumped, '--resume', **{'train_cfg.max_epochs': 2})
+    assert [line['step'] for line in scalars(work_dir) if 'loss' in line] == [1, 2, 3, 4]
+
+    output = run(python, project, MMDET_TOOLS / 'test.py', dumped, work_dir / 'epoch_2.pth')
+    assert 'coco/segm_mAP' in output

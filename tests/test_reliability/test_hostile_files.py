@@ -1,0 +1,207 @@
+"""A checkpoint is data: what it holds beside numbers and text is refused, and nothing in it is run."""
+
+import functools
+import http.server
+import pickle
+import re
+import threading
+
+import pytest
+import torch
+from mmdet.apis import init_detector
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmdet_edge.engine.command_line import build_runner, load_config
+
+from . import hostile
+from .conftest import EDGE, ROOT
+
+pytestmark = pytest.mark.skipif(torch.__version__ < '2.6', reason='torch < 2.6 runs the code of a checkpoint')
+
+REFUSED = (pickle.UnpicklingError, RuntimeError, TypeError, ValueError)
+
+
+@pytest.fixture(scope='module')
+def code_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('hostile')
+    return hostile.write_code_checkpoints(folder, folder / 'marker'), folder / 'marker'
+
+
+def load(path):
+    return CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
+
+
+def test_the_corpus_would_run(code_files):
+    """Each file does make the marker where weights_only is off: the refusals below are not for another reason."""
+    files, marker = code_files
+    assert len(files) >= 20
+    for name, path in files.items():
+        assert not marker.exists()
+        try:
+            if name == 'plain_pickle':
+                pickle.loads(path.read_bytes())
+            else:
+                torch.load(path, weights_only=False)
+        except Exception as error:  # What some of them return does not fit into a checkpoint.
+            print(name, error)
+        assert marker.exists(), name
+        marker.unlink()
+
+
+def test_code_is_refused(code_files):
+    files, marker = code_files
+    for name, path in files.items():
+        with pytest.raises(REFUSED):
+            load(path)
+        assert not marker.exists(), name
+
+
+@pytest.mark.parametrize('name', hostile.memory_tricks())
+def test_misuse_of_what_mmengine_needs_is_refused(name, tmp_path):
+    hostile.write_zip(hostile.pickled(hostile.checkpoint(hostile.memory_tricks()[name])), tmp_path / 'x.pth')
+    statistics = dict(HistoryBuffer()._statistics_methods)
+    with pytest.raises(REFUSED):
+        load(tmp_path / 'x.pth')
+    assert HistoryBuffer._statistics_methods == statistics
+
+
+def test_the_honest_form_of_the_tricks_loads(tmp_path):
+    hostile.write_zip(hostile.pickled(hostile.checkpoint(dict(loss=hostile.history()))), tmp_path / 'x.pth')
+    history = load(tmp_path / 'x.pth')['message_hub']['log_scalars']['loss']
+    assert type(history) is HistoryBuffer and history.data[0].tolist() == [1, 2]
+
+
+def command_lines(shapes, bad, good):
+    """Everything in tools/ that reads a checkpoint."""
+    data = ('--cfg-options', f'data_root={shapes}')
+    compare = 'analysis_tools/compare_predictions.py'
+    return [
+        ('train.py', EDGE, *data, f'load_from={bad}'),
+        ('train.py', EDGE, '--resume', bad, *data),
+        ('test.py', EDGE, bad, *data),
+        ('analysis_tools/eval_mask_branch.py', EDGE, bad, *data),
+        (compare, EDGE, bad, EDGE, good, *data),
+        (compare, EDGE, good, EDGE, bad, *data),
+        ('model_converters/to_plain_mask_rcnn.py', EDGE, bad, 'plain'),
+        ('model_converters/mask_branch_to_onnx.py', EDGE, bad, 'x.onnx'),
+    ]
+
+
+@pytest.mark.parametrize('name', ['os.system', 'torch_legacy', 'tar'])
+def test_every_tool_refuses(name, code_files, error_of, shapes, checkpoint, tmp_path, monkeypatch):
+    files, marker = code_files
+    monkeypatch.chdir(tmp_path)
+    for command in command_lines(shapes, files[name], checkpoint):
+        message = error_of(*command)
+        assert re.search('could run code; nothing of it was run|cannot be loaded', message) and '\n' not in message
+        assert str(files[name]) in message and not marker.exists()
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_a_pretrained_backbone_is_not_trusted_either(code_files, error_of, shapes, tmp_path):
+    files, marker = code_files
+    config = tmp_path / 'mine.py'
+    init_cfg = dict(_delete_=True, type='Pretrained', checkpoint=str(files['exec']))
+    config.write_text(f'_base_ = {str(EDGE)!r}\nmodel = dict(backbone=dict(init_cfg={init_cfg}))\n')
+    assert 'could run code' in error_of('train.py', config, '--cfg-options', f'data_root={shapes}')
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize('name', ['eval', 'torch_legacy'])
+def test_init_detector_refuses(name, code_files):
+    files, marker = code_files
+    with pytest.raises(REFUSED):
+        init_detector(str(EDGE), str(files[name]), device='cpu')
+    assert not marker.exists()
+
+
+@pytest.fixture
+def address(code_files, tmp_path, monkeypatch):
+    """A server with the hostile files and a good one."""
+    files, _ = code_files
+    folder = files['eval'].parent
+    torch.save(dict(state_dict=dict(weight=torch.ones(2))), folder / 'good.pth')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setenv('no_proxy', '*')
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize('name', ['os.system', 'torch_legacy'])
+def test_what_comes_from_an_address_is_not_trusted_either(name, code_files, address):
+    # torch's download function would: it switches weights_only off.
+    assert load(f'{address}/good.pth')['state_dict']['weight'].sum() == 2
+    with pytest.raises(REFUSED):
+        load(f'{address}/{name}.pth')
+    assert not code_files[1].exists()
+
+
+def test_the_config_text_in_a_checkpoint_is_not_run(weights, shapes, tmp_path):
+    marker, path = tmp_path / 'marker', tmp_path / 'iter_1.pth'
+    text = hostile.touch(marker)
+    meta = dict(epoch=0, iter=1, config=text)
+    torch.save(dict(state_dict=weights, meta=meta, message_hub=MessageHub('hostile').state_dict()), path)
+    runner = build_runner(load_config(EDGE, dict(data_root=str(shapes)), work_dir=str(tmp_path / 'run')))
+    runner.resume(str(path))
+    assert runner.iter == 1 and not marker.exists()
+    # What mmengine's resume would have done with it.
+    Config.fromstring(text, '.py')
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ('path', 'kept'),
+    [
+        ('work_dirs/x/best_coco_segm_mAP_iter_300.pth', True),
+        ('best_coco_bbox_mAP_epoch_12.pth', True),
+        (None, False),
+        ('/etc/passwd', False),
+        ('best_of.pth/..', False),
+        ('/home/me/thesis.pth', False),
+    ],
+)
+def test_a_resume_removes_no_file_that_a_checkpoint_names(path, kept, tmp_path):
+    info = dict(iter=1, best_score=0.5, best_ckpt=path)
+    torch.save(dict(state_dict={}, message_hub=dict(runtime_info=info)), tmp_path / 'x.pth')
+    loaded = load(tmp_path / 'x.pth')['message_hub']['runtime_info']
+    assert loaded == (info if kept else dict(iter=1, best_score=0.5))
+
+
+def test_an_array_is_filled_once(tmp_path):
+    dtype = hostile.Call(hostile.DTYPE, 'f8', False, True)
+    once = hostile.pickled(hostile.array(dtype, b'A' * 8))
+    twice = once[:-1] + hostile.pickled((1, (1,), dtype, False, b'B' * 8))[2:-1] + pickle.BUILD + pickle.STOP
+    hostile.write_zip(once, tmp_path / 'once.pth')
+    assert load(tmp_path / 'once.pth').shape == (1,)
+    hostile.write_zip(twice, tmp_path / 'twice.pth')
+    with pytest.raises(REFUSED, match='once'):
+        load(tmp_path / 'twice.pth')
+
+
+UNSAFE = {
+    'pickle': r'\bpickle\.loads?\(|read_pickle',
+    'yaml': r'\byaml\.(load|unsafe_load|full_load)\(',
+    'torch': r'weights_only\s*=\s*False',
+    'numpy': r'allow_pickle\s*=\s*True',
+    'python': r'(?<![\w.])(eval|exec)\(',
+    'shell': r'\bos\.system\(|shell\s*=\s*True',
+}
+
+
+@pytest.mark.parametrize('kind', UNSAFE)
+def test_nothing_else_in_the_tree_reads_files_with_trust(kind):
+    files = [path for folder in ('mmdet_edge', 'tools', 'configs') for path in (ROOT / folder).rglob('*.py')]
+    assert len(files) > 50
+    found = [
+        f'{path.relative_to(ROOT)}: {line.strip()}'
+        for path in files
+        for line in path.read_text().splitlines()
+        if re.search(UNSAFE[kind], line)
+    ]
+    assert found == []

@@ -1,0 +1,34 @@
+"""Write the mask branch of a trained Mask R-CNN as an ONNX model: RoI features in, mask logits out."""
+
+import argparse
+from pathlib import Path
+
+from mmdet_edge.deployment import export_mask_branch
+from mmdet_edge.engine.command_line import check_checkpoint, load_config, stop
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file that the model was trained with')
+    parser.add_argument('checkpoint', help='its checkpoint file or address')
+    parser.add_argument('out', help='ONNX file to write; must not exist yet')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Export; say what was written."""
+    args = parse_args()
+    cfg = load_config(args.config)
+    check_checkpoint(args.checkpoint)
+    try:
+        checked = export_mask_branch(cfg, args.checkpoint, args.out)
+    except (FileExistsError, ImportError, RuntimeError, ValueError) as error:
+        raise stop(str(error)) from None
+    size = Path(args.out).stat().st_size / 2**20
+    check = 'onnxruntime finds the same logits' if checked else 'not checked: onnxruntime is not installed'
+    print(f'wrote {args.out} ({size:.1f} MiB); {check}')
+
+
+if __name__ == '__main__':
+    main()
