@@ -1,7 +1,7 @@
 """Measure a training step with the edge head against the same step with the plain mask head.
 
 CONFIG is a file or a name such as mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py. Its mask heads are measured as edge
-heads (mmdet's plain ones become edge heads) and with loss_edge=None, which equals mmdet's head. Both are built with the
+heads (see apply_edge_agreement) and with loss_edge=None, which equals mmdet's head. Both are built with the
 same weights and run in turn in one process, on the same images and with the same random numbers.
 
 Without --mask-branch: the whole step (losses, backward, optimizer) on images of --data-root, or on made-up ones. With
@@ -9,8 +9,9 @@ it: forward, losses and backward of the mask head alone, on --rois random RoIs w
 """
 
 import argparse
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mmdet_edge import apply_edge_agreement
 from mmdet_edge.analysis.timing import describe_machine, peak_memory, time_in_turn, time_ratio
 from mmdet_edge.engine.command_line import (
     check_amp,
@@ -40,8 +42,6 @@ from mmdet_edge.engine.command_line import (
     move_data_root,
     stop,
 )
-
-EDGE_HEADS = {'FCNMaskHead': 'EdgeAgreementMaskHead', 'HTCMaskHead': 'EdgeAgreementHTCMaskHead'}
 
 
 def check_at_least_1(args: argparse.Namespace, *names: str) -> None:
@@ -63,22 +63,26 @@ def read_config(name: str, options: dict, data_root: str) -> Config:
     return cfg
 
 
-def edge_and_plain(model: ConfigDict) -> dict[str, ConfigDict]:
-    """Return the model's config with edge heads and with plain mask heads."""
-    configs = {'plain': model, 'edge': model.copy()}
-    for name in configs:
-        configs[name] = cfg = ConfigDict(model.to_dict())
-        heads = (cfg.get('roi_head') or {}).get('mask_head') or []
-        heads = heads if isinstance(heads, list) else [heads]
-        for head in heads:
-            head.type = EDGE_HEADS.get(head.type, head.type)
-            if head.type not in EDGE_HEADS.values():
-                raise stop(f'there is no edge head for {head.type}, only for {", ".join(EDGE_HEADS)}')
-            if name == 'plain':
-                head.loss_edge = None
-        if not heads:
-            raise stop('the config has no mask head in model.roi_head')
-    return configs
+def mask_heads(model: dict) -> Iterator[dict]:
+    """Yield the configs of a model's mask heads, wherever they stand."""
+    for key, value in model.items():
+        if key == 'mask_head':
+            yield from value if isinstance(value, list) else [value]
+        elif isinstance(value, dict):
+            yield from mask_heads(value)
+
+
+def edge_and_plain(cfg: Config) -> dict[str, ConfigDict]:
+    """Return the model's config with plain mask heads and with edge heads."""
+    configs = {name: Config(copy.deepcopy(cfg.to_dict())) for name in ('plain', 'edge')}
+    for config in configs.values():
+        try:
+            apply_edge_agreement(config)
+        except ValueError as error:
+            raise stop(str(error)) from None
+    for head in mask_heads(configs['plain'].model):
+        head['loss_edge'] = None
+    return {name: config.model for name, config in configs.items()}
 
 
 def load_batches(cfg: Config, data_root: str, number: int) -> list[dict]:
@@ -157,11 +161,8 @@ def main() -> None:
     check_amp(cfg)
     cfg.train_dataloader.batch_size = args.batch_size
     models: dict[str, nn.Module] = {}
-    for name, model_cfg in edge_and_plain(cfg.model).items():
-        part = model_cfg.roi_head.mask_head if args.mask_branch else model_cfg
-        if isinstance(part, list):
-            part = part[0]
-        models[name] = MODELS.build(part)
+    for name, model_cfg in edge_and_plain(cfg).items():
+        models[name] = MODELS.build(next(mask_heads(model_cfg)) if args.mask_branch else model_cfg)
     models['plain'].init_weights()
     # Strictly: the two have the same parameters.
     models['edge'].load_state_dict(models['plain'].state_dict())
