@@ -173,6 +173,8 @@ def draw(rows: list[dict[str, float]], verdict: dict[str, dict[str, Any]], path:
 def main() -> None:
     """Train, watch and judge."""
     args = parse_args()
+    # Several threads burn processor time while they wait for each other, the more the more others use the machine.
+    torch.set_num_threads(1)
     shutil.rmtree(args.work_dir, ignore_errors=True)
     make_shapes_dataset(str(args.work_dir / 'data'), num_train=100, num_val=10, size=args.size)
     window = args.steps // WINDOWS
