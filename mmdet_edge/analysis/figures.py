@@ -21,6 +21,9 @@ from .statistics import lower_is_better
 SCORE_THRESHOLD = 0.5
 """Predictions below this score are not drawn."""
 
+MATCH_IOU = 0.5
+"""From this mask IoU on a prediction is taken for that of an object."""
+
 COLOURS = ('#333333', '#d55e00', '#0072b2', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 """Of the baseline and of the settings after it: tell-apart for the colour-blind too (Okabe and Ito)."""
 
@@ -63,8 +66,8 @@ def _finish(axes: Axes, title: str) -> None:
 
 
 def _draw_curves(axes: Axes, runs: dict[str, Run], key: str, title: str) -> None:
-    for name, run in runs.items():
-        _plot(axes, *run.curve(key), label=name)
+    for colour, (name, run) in zip(COLOURS, runs.items()):
+        _plot(axes, *run.curve(key), label=name, color=colour)
     _finish(axes, title)
     axes.legend()
 
@@ -128,6 +131,22 @@ def draw_curves(comparison: Comparison, columns: int = 3) -> Figure:
     return figure
 
 
+def _best_matches(masks: list[dict[str, Any]], truth: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the predicted mask that overlaps each object most, if one does enough.
+
+    Args:
+        masks (list[dict]): Predictions, RLE.
+        truth (list[dict]): Objects, RLE.
+
+    Returns:
+        list[dict]: One mask at most for each object.
+    """
+    if not masks or not truth:
+        return []
+    overlaps = mask_utils.iou(masks, truth, [0] * len(truth))
+    return [masks[best] for best in {int(column.argmax()) for column in overlaps.T if column.max() >= MATCH_IOU}]
+
+
 def draw_comparison(
     runs: dict[str, Run],
     predictions: dict[str, list[dict[str, Any]]],
@@ -137,6 +156,8 @@ def draw_comparison(
     num_images: int = 4,
 ) -> None:
     """Draw the first images with each run's predictions beside the truth, and the curves below.
+
+    Of each object one prediction is drawn, the one that overlaps it most: duplicates with other boxes would hide it.
 
     Args:
         runs (dict[str, Run]): Name -> run.
@@ -151,16 +172,17 @@ def draw_comparison(
     figure = plt.figure(figsize=(3 * num_images, 3 * len(rows) + 3.4), layout='constrained')
     pictures, curves = figure.subfigures(2, 1, squeeze=False, height_ratios=[3 * len(rows), 3.4]).flat
     grid = pictures.subplots(len(rows), num_images, squeeze=False)
-    by_image: dict[tuple[str, Any], list[Any]] = {}
-    for name, results in predictions.items():
-        for result in results:
-            if result['score'] >= SCORE_THRESHOLD:
-                by_image.setdefault((name, result['image_id']), []).append(mask_utils.decode(result['segmentation']))
     for column, image_id in enumerate(sorted(coco.imgs)[:num_images]):
         image = imread(str(image_folder / coco.imgs[image_id]['file_name']), channel_order='rgb')
-        draw_image(grid[0, column], image, [coco.annToMask(a) for a in coco.imgToAnns[image_id]])
+        truth = [coco.annToRLE(annotation) for annotation in coco.imgToAnns[image_id]]
+        draw_image(grid[0, column], image, map(mask_utils.decode, truth))
         for row, name in enumerate(runs, start=1):
-            draw_image(grid[row, column], image, by_image.get((name, image_id), []))
+            masks = [
+                result['segmentation']
+                for result in predictions[name]
+                if result['image_id'] == image_id and result['score'] >= SCORE_THRESHOLD
+            ]
+            draw_image(grid[row, column], image, map(mask_utils.decode, _best_matches(masks, truth)))
     for row, name in enumerate(rows):
         grid[row, 0].set_ylabel(name, fontsize=16)
     left, right = curves.subplots(1, 2)

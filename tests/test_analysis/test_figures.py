@@ -15,8 +15,11 @@ def test_comparison_of_predictions(make_run, tmp_path, monkeypatch):
         dict(image_id=a['image_id'], category_id=a['category_id'], score=0.9 - (i == 0), segmentation=a['segmentation'])
         for i, a in enumerate(a for a in truth if a['image_id'] == 1)
     ]
+    # Duplicates, and what is no object, are not drawn.
+    results += [{**result, 'score': 1.0} for result in results[1:]]
+    results.append({**results[0], 'score': 1.0, 'segmentation': coco.annToRLE(coco.imgToAnns[0][0])})
     drawn = []
-    monkeypatch.setattr(figures, 'draw_image', lambda axes, image, masks: drawn.append(len(masks)))
+    monkeypatch.setattr(figures, 'draw_image', lambda axes, image, masks: drawn.append(len(list(masks))))
     runs = {'a': read_run(make_run('a', 0, segm=lambda s: s / 400, loss_mask=lambda s: 1 / s))}
     draw_comparison(runs, {'a': results}, coco, tmp_path / 'data' / 'val', tmp_path / 'x.png', num_images=2)
     first, second = (len(coco.imgToAnns[i]) for i in (0, 1))
