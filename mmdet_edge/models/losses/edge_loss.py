@@ -285,6 +285,14 @@ class EdgeLoss(nn.Module):
         self.kernels = get_edge_kernels(self.filters)
         self._announced = False
 
+    def train(self, mode: bool = True) -> 'EdgeLoss':
+        """Say once, when a training starts, that the edge loss is on."""
+        # Not in forward: torch.compile would trip over it.
+        if mode and not self._announced:
+            print_log(f'Edge loss is on: {type(self).__name__}({self.extra_repr()})', 'current')
+            self._announced = True
+        return super().train(mode)
+
     def extra_repr(self) -> str:
         """Return the options, for ``print(model)`` and the log line at the start of training."""
         smoothed = [s for s, on in (('pred', self.smooth_pred), ('target', self.smooth_target)) if on]
@@ -320,9 +328,6 @@ class EdgeLoss(nn.Module):
         Raises:
             ValueError: If ranks or sizes do not fit, or ``reduction_override`` is unknown.
         """
-        if not self._announced:
-            print_log(f'Edge loss is on: {type(self).__name__}({self.extra_repr()})', 'current')
-            self._announced = True
         reduction = self.reduction if reduction_override is None else reduction_override
         if reduction not in REDUCTIONS:
             raise ValueError(

@@ -19,10 +19,17 @@ class ClassSelectedConv2d(nn.Conv2d):
     the predictor of a mask head costs. Parameters, state dict and predictions are those of ``nn.Conv2d``.
     """
 
+    _is_checkpointed = False
+
     def forward(self, features: Tensor) -> Any:
         """Return the logits, (N, C, H, W), or in training what computes them on demand."""
         if self.training and self.out_channels > 1:
-            return LazyLogits(features, self)
+            # Activation checkpointing runs the head without gradients and later again with them. It keeps the graph of
+            # tensors only, so that both must return one.
+            if not torch.is_grad_enabled():
+                self._is_checkpointed = True
+            if not self._is_checkpointed:
+                return LazyLogits(features, self)
         return super().forward(features)
 
 
@@ -30,8 +37,8 @@ class LazyLogits:
     """Logits of a mask head that nobody has asked for yet.
 
     :meth:`of_class` computes one channel per mask. Everything else that may be done with the tensor of all logits
-    (indexing, methods, torch functions) computes them all first: a RoI head that needs them, as Mask Scoring and
-    PointRend do, gets them without being told.
+    (indexing, operators, methods, torch functions) computes them all first: a RoI head that needs them, as Mask Scoring
+    and PointRend do, gets them without being told.
 
     Args:
         features (Tensor): Input of the predictor, (N, K, H, W).
@@ -50,7 +57,13 @@ class LazyLogits:
         Returns:
             Tensor: Shape (N, 1, H, W).
         """
-        weight = self._conv.weight.flatten(1)[labels]
+        weight = self._conv.weight
+        if hasattr(weight, 'full_tensor') or not weight.numel():
+            raise RuntimeError(
+                'the weight of the mask predictor is sharded (FSDP, ZeRO-3), and cannot be indexed by class: set '
+                "predictor_cfg=dict(type='Conv') on the mask head"
+            )
+        weight = weight.flatten(1)[labels]
         bias = self._conv.bias[labels]  # type: ignore[index]  # mask heads' predictors have one
         with self._autocast():
             logits = torch.baddbmm(bias[:, None, None], weight[:, None], self._features.flatten(2))
@@ -63,7 +76,8 @@ class LazyLogits:
 
     @cached_property
     def _all(self) -> Tensor:
-        with self._autocast():
+        # Whoever is first may only want to look, without gradients; the next may be a loss.
+        with torch.enable_grad(), self._autocast():
             return nn.Conv2d.forward(self._conv, self._features)
 
     def __getattr__(self, name: str) -> Any:
@@ -85,3 +99,15 @@ class LazyLogits:
         """Let torch functions see the tensor."""
         args, kwargs = tree_map(lambda x: x._all if isinstance(x, cls) else x, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+
+def _operator(name: str) -> Callable:
+    return lambda self, *args: getattr(self._all, name)(*args)
+
+
+# Python looks operators up in the class.
+for _name in ('neg', 'abs', 'invert', 'eq', 'ne', 'lt', 'le', 'gt', 'ge', 'iter'):
+    setattr(LazyLogits, f'__{_name}__', _operator(f'__{_name}__'))
+for _name in ('add', 'sub', 'mul', 'truediv', 'pow'):
+    for _side in ('', 'r'):
+        setattr(LazyLogits, f'__{_side}{_name}__', _operator(f'__{_side}{_name}__'))

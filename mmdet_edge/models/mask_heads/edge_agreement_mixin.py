@@ -1,21 +1,23 @@
 """What turns an FCN-like mask head into an Edge Agreement Head (arXiv 1809.07069)."""
 
 import copy
+import inspect
 from typing import Any, Union
 
 import torch
 from mmdet.models.losses import CrossEntropyLoss
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptConfigType
 from mmengine.config import ConfigDict
 from torch import Tensor
 
-from ..losses import EdgeLoss, SumMaskLoss
+from ..losses import EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss
 from .class_selected_conv import ClassSelectedConv2d, LazyLogits
 
-CLASS_BLIND_LOSSES = (CrossEntropyLoss, EdgeLoss, SumMaskLoss)
-"""Mask losses that use the label for nothing but picking a channel."""
+CLASS_BLIND_LOSSES = (CrossEntropyLoss, EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss)
+"""Mask losses that use the label for nothing but picking a channel; a subclass may use it for more."""
 
 
 class EdgeAgreementMixin:
@@ -37,7 +39,8 @@ class EdgeAgreementMixin:
         **kwargs: The arguments of the mask head.
 
     Raises:
-        TypeError: If ``loss_edge`` is neither a config nor None.
+        TypeError: If ``loss_edge`` is neither a config nor None, or the loss does not take the labels of the masks.
+        ValueError: If it does not return one number.
     """
 
     def __init__(
@@ -54,7 +57,23 @@ class EdgeAgreementMixin:
                 f'{type(self).__name__}: loss_edge must be a config, such as dict(filters="sobel"), or None, got '
                 f'{loss_edge!r}. In a cascade, each head of the list mask_head has its own'
             )
-        self.loss_edge = None if loss_edge is None else MODELS.build({'type': 'EdgeLoss', **loss_edge})
+        self.loss_edge = None
+        if loss_edge is not None:
+            self.loss_edge = MODELS.build({'type': 'EdgeLoss', **loss_edge})
+            self._check_loss_edge()
+
+    def _check_loss_edge(self) -> None:
+        """Refuse what would take the labels for weights, or has no number for a rank without positive RoIs."""
+        name, loss = type(self).__name__, self.loss_edge
+        arguments = list(inspect.signature(loss.forward).parameters)
+        # The cross entropy calls what it takes there label and weight; mmdet's heads give it target and label.
+        if 'label' not in arguments[2:3] and not isinstance(loss, CrossEntropyLoss):
+            raise TypeError(
+                f'{name}: loss_edge must be called with (pred, target, label), got {type(loss).__name__} with '
+                f"({', '.join(arguments[:3])}). Wrap it: dict(type='SumMaskLoss', losses=[dict(type=...)])"
+            )
+        if getattr(loss, 'reduction', 'mean') == 'none':
+            raise ValueError(f"{name}: loss_edge must return one number, got reduction='none'; take 'mean' or 'sum'")
 
     def loss_and_target(
         self,
@@ -75,7 +94,7 @@ class EdgeAgreementMixin:
             dict: ``loss_mask``, a dict with ``loss_mask`` and ``loss_edge`` (without the latter if it is off), and
             ``mask_targets``, (N, H, W). For N = 0 the keys are the same and the losses are 0.
         """
-        if isinstance(mask_preds, LazyLogits) and self._losses_are_class_blind():
+        if isinstance(mask_preds, LazyLogits) and self._labels_only_pick_channels():
             mask_preds = mask_preds.of_class(torch.cat([res.pos_gt_labels for res in sampling_results]))
             # Their only channel is channel 0.
             sampling_results = [copy.copy(res) for res in sampling_results]
@@ -91,6 +110,8 @@ class EdgeAgreementMixin:
             results['loss_mask']['loss_edge'] = self.loss_edge(mask_preds, results['mask_targets'], labels)
         return results
 
-    def _losses_are_class_blind(self) -> bool:
+    def _labels_only_pick_channels(self) -> bool:
+        # A head with an own loss_and_target may use them for more.
+        is_mmdets = super().loss_and_target.__func__ is FCNMaskHead.loss_and_target  # type: ignore[misc]
         losses = (self.loss_mask, self.loss_edge)  # type: ignore[attr-defined]
-        return all(isinstance(loss, CLASS_BLIND_LOSSES) for loss in losses)
+        return is_mmdets and all(type(loss) in CLASS_BLIND_LOSSES for loss in losses)

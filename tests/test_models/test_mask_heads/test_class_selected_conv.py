@@ -1,18 +1,24 @@
 """Only the logits of each mask's own class: the same training, at less cost."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.models.losses import CrossEntropyLoss
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.runner import turn_on_activation_checkpointing
 from mmengine.utils import get_installed_path
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmdet_edge import EdgeAgreementHTCMaskHead, EdgeAgreementMaskHead
 from mmdet_edge.models.mask_heads.class_selected_conv import ClassSelectedConv2d, LazyLogits
+from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
 
 SMALL = dict(num_convs=1, in_channels=8, conv_out_channels=8, num_classes=4)
 PLAIN = dict(predictor_cfg=dict(type='Conv'))
@@ -26,7 +32,7 @@ def build(head_class, dtype=torch.float32, **options):
     return head.to(dtype)
 
 
-def train(head, labels, dtype=torch.float32):
+def train(head, labels, dtype=torch.float32, check=True):
     """Return logits, losses and gradients of one step."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(len(labels), 8, 7, 7, generator=generator, dtype=dtype).requires_grad_()
@@ -39,7 +45,7 @@ def train(head, labels, dtype=torch.float32):
     sampled = [SimpleNamespace(pos_gt_labels=part) for part in (labels[:2], labels[2:])]
     losses = head.loss_and_target(logits, sampled, [], {})['loss_mask']
     sum(loss.sum() for loss in losses.values()).backward()
-    assert torch.equal(torch.cat([res.pos_gt_labels for res in sampled]), labels)
+    assert not check or torch.equal(torch.cat([res.pos_gt_labels for res in sampled]), labels)
     gradients = {name: p.grad for name, p in head.named_parameters() if 'conv_res' not in name}
     return logits, losses, dict(gradients, features=features.grad)
 
@@ -81,6 +87,34 @@ def test_only_where_there_is_an_edge_loss_and_no_other_predictor():
     assert type(EdgeAgreementMaskHead(predictor_cfg=dict(type='Conv'), **SMALL).conv_logits) is not ClassSelectedConv2d
 
 
+def test_activation_checkpointing_trains_the_whole_head():
+    expected = train(build(EdgeAgreementMaskHead, **PLAIN), [2, 0, 3])
+    head = build(EdgeAgreementMaskHead)
+    turn_on_activation_checkpointing(nn.ModuleDict(dict(mask_head=head)), 'mask_head')
+    _, losses, gradients = train(head, [2, 0, 3])
+    assert losses['loss_mask'].item() == pytest.approx(expected[1]['loss_mask'].item(), rel=1e-6)
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, expected[2][name], atol=1e-6), name
+
+
+def test_whoever_looks_first_does_not_cut_the_graph():
+    # EdgeVisualizationHook looks without gradients before Mask Scoring uses the same logits.
+    features = torch.randn(3, 8, 6, 5).requires_grad_()
+    lazy = ClassSelectedConv2d(8, 4, 1)(features)
+    with torch.no_grad():
+        assert lazy.shape == (3, 4, 6, 5)
+    lazy[:, 0].sum().backward()
+    assert features.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('operation', [abs, lambda x: -x, lambda x: 2 * x, lambda x: x - 1, lambda x: x > 0, list])
+def test_operators(operation):
+    conv = ClassSelectedConv2d(8, 4, 1)
+    features = torch.randn(3, 8, 6, 5)
+    ours, expected = (operation(x) for x in (conv(features), nn.Conv2d.forward(conv, features)))
+    assert all(torch.equal(*pair) for pair in zip(ours, expected))
+
+
 def test_whoever_asks_gets_all_logits():
     # Mask Scoring indexes them, PointRend samples points of them, both while training.
     conv = ClassSelectedConv2d(8, 4, 1)
@@ -104,14 +138,58 @@ class NeedsLabels(nn.Module):
         return (pred[range(len(pred)), label].mean((1, 2)) * label).sum()
 
 
-def test_other_mask_losses_get_all_logits():
+class WeighsClasses(CrossEntropyLoss):
+    """The same, derived from one that does not."""
+
+    def forward(self, pred, target, label):
+        return super().forward(pred, target, label) * label.sum()
+
+
+@pytest.mark.parametrize('loss', [NeedsLabels(), WeighsClasses(use_mask=True)], ids=lambda x: type(x).__name__)
+def test_other_mask_losses_get_all_logits(loss):
     head = build(EdgeAgreementMaskHead)
-    head.loss_mask = NeedsLabels()
+    head.loss_mask = loss
     plain = build(EdgeAgreementMaskHead, **PLAIN)
-    plain.loss_mask = NeedsLabels()
+    plain.loss_mask = loss
     ours, theirs = (train(h, [2, 0, 3])[1] for h in (head, plain))
     assert ours['loss_mask'].item() == pytest.approx(theirs['loss_mask'].item(), rel=1e-6)
     assert ours['loss_edge'].item() == pytest.approx(theirs['loss_edge'].item(), rel=1e-6)
+
+
+class NeedsLabelsHead(FCNMaskHead):
+    """A head of a user that uses the labels for more."""
+
+    def loss_and_target(self, mask_preds, sampling_results, *args):
+        results = super().loss_and_target(mask_preds, sampling_results, *args)
+        results['loss_mask']['loss_mask'] *= torch.cat([res.pos_gt_labels for res in sampling_results]).sum()
+        return results
+
+
+class NeedsLabelsEdgeHead(EdgeAgreementMixin, NeedsLabelsHead):
+    """Its twin, as docs/any_config.md says."""
+
+
+def test_heads_of_a_user_get_all_logits():
+    ours, theirs = (train(build(NeedsLabelsEdgeHead, **options), [2, 0, 3])[1] for options in (dict(), PLAIN))
+    assert ours['loss_mask'].item() == pytest.approx(theirs['loss_mask'].item(), rel=1e-6) and ours['loss_mask'] > 1
+
+
+def test_a_sharded_weight_is_told():
+    conv = ClassSelectedConv2d(8, 4, 1)
+    lazy = conv(torch.randn(3, 8, 6, 5))
+    # As DeepSpeed's ZeRO-3 leaves it outside of the layer's own forward.
+    conv.weight.data = torch.empty(0)
+    with pytest.raises(RuntimeError, match=r"sharded.*predictor_cfg=dict\(type='Conv'\)"):
+        lazy.of_class(torch.tensor([0, 1, 2]))
+
+
+def test_without_a_look_at_the_values():
+    # A fake tensor has no values: whatever synchronised with a GPU would raise here.
+    head = build(EdgeAgreementMaskHead)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        head = copy.deepcopy(head)
+        losses = train(head, [2, 0, 3], check=False)[1]
+    assert losses['loss_edge'].shape == ()
 
 
 def test_autocast_of_the_head_holds_for_whoever_asks_later():

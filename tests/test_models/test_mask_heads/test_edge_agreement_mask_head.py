@@ -131,6 +131,21 @@ def test_wrong_loss_edge_is_told_at_construction():
         EdgeAgreementMaskHead(loss_edge=dict(type='EdgeLoss', filters='sobl'), **SMALL)
 
 
+@pytest.mark.parametrize('loss', ['DiceLoss', 'MSELoss', 'L1Loss', 'FocalLoss'])
+def test_a_loss_that_would_take_the_labels_for_weights(loss):
+    # With one class all labels are 0: the loss would be off without a word.
+    with pytest.raises(TypeError, match=rf'called with \(pred, target, label\), got {loss}.*SumMaskLoss'):
+        EdgeAgreementMaskHead(loss_edge=dict(type=loss), **SMALL)
+    EdgeAgreementMaskHead(loss_edge=dict(type='SumMaskLoss', losses=[dict(type=loss)]), **SMALL)
+    EdgeAgreementMaskHead(loss_edge=dict(type='CrossEntropyLoss', use_mask=True), **SMALL)
+
+
+def test_a_loss_for_each_mask():
+    # The mean over no positive RoI would be NaN.
+    with pytest.raises(ValueError, match="one number, got reduction='none'"):
+        EdgeAgreementMaskHead(loss_edge=dict(reduction='none'), **SMALL)
+
+
 def test_options_without_a_type():
     # What `--cfg-options model.roi_head.mask_head.loss_edge.loss_weight=3` gives: our configs state no loss_edge.
     head = EdgeAgreementMaskHead(loss_edge=dict(loss_weight=3), **SMALL)
