@@ -11,7 +11,7 @@ from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptConfigType
 from mmengine.config import ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..losses import EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss
 from .class_selected_conv import ClassSelectedConv2d, LazyLogits
@@ -60,11 +60,11 @@ class EdgeAgreementMixin:
         self.loss_edge = None
         if loss_edge is not None:
             self.loss_edge = MODELS.build({'type': 'EdgeLoss', **loss_edge})
-            self._check_loss_edge()
+            self._check_loss(self.loss_edge)
 
-    def _check_loss_edge(self) -> None:
+    def _check_loss(self, loss: nn.Module) -> None:
         """Refuse what would take the labels for weights, or has no number for a rank without positive RoIs."""
-        name, loss = type(self).__name__, self.loss_edge
+        name = type(self).__name__
         arguments = list(inspect.signature(loss.forward).parameters)
         # The cross entropy calls what it takes there label and weight; mmdet's heads give it target and label.
         if 'label' not in arguments[2:3] and not isinstance(loss, CrossEntropyLoss):
