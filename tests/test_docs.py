@@ -12,7 +12,9 @@ from mmengine.registry import init_default_scope
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(p for folder in ('docs', 'projects') for p in (ROOT / folder).rglob('*.md'))
+PAGES = sorted(
+    [*ROOT.glob('*.md'), *(p for folder in ('configs', 'docs', 'projects') for p in (ROOT / folder).rglob('*.md'))]
+)
 SNIPPETS = [
     pytest.param(code, id=f'{page.relative_to(ROOT)}:{number}')
     for page in PAGES

@@ -3,6 +3,7 @@
 Can be interrupted and repeated: it goes on where it was.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -107,6 +108,7 @@ def draw_differences() -> None:
 
 def main() -> None:
     """Make the data, train and test both settings, and show how they differ."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     start = time.time()
     say(f'data: {DATA.relative_to(ROOT)}')
     try:

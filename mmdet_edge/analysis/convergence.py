@@ -678,7 +678,8 @@ def write_convergence_report(
         title = "The configs' own schedule" if budget is None else f'{budget} steps'
         table = convergence_markdown(runs, baseline, budget, metrics, tuning_metric, names)
         parts.append(f'## {title}\n\n{table}')
-    several = [name for name in lengths if name != baseline and len(lengths[name] - {None}) > 1]
+    # Sorted: a setting has the same colour on another data set.
+    several = sorted(name for name in lengths if name != baseline and len(lengths[name] - {None}) > 1)
     if several:
         table = step_ratio_markdown(runs, baseline, budgets, metrics, tuning_metric, several)
         draw_convergence(runs, baseline, several, metrics, tuning_metric, folder / 'convergence.png')
