@@ -55,6 +55,10 @@ def check(content):
 
 def test_own_checkpoints_load(checkpoint):
     check(torch.load(checkpoint))
+
+
+@NEEDS_ALLOW_LIST
+def test_own_checkpoints_load_with_weights_only(checkpoint):
     check(torch.load(checkpoint, weights_only=True))
 
 

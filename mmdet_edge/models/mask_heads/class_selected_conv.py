@@ -71,8 +71,11 @@ class LazyLogits:
 
     def _autocast(self) -> torch.autocast:
         """Whoever asks may do so outside of the autocast region in which the head ran."""
-        dtype = self._features.dtype
-        return torch.autocast(self._features.device.type, dtype, enabled=dtype != self._conv.weight.dtype)
+        device, dtype = self._features.device.type, self._features.dtype
+        # torch 2.1 refuses float32 even if switched off.
+        return (
+            torch.autocast(device, enabled=False) if dtype == self._conv.weight.dtype else torch.autocast(device, dtype)
+        )
 
     @cached_property
     def _all(self) -> Tensor:

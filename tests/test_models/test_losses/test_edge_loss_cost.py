@@ -105,6 +105,7 @@ def test_without_a_look_at_the_values(loss_class, padding_mode):
     assert value.shape == () and pred.grad.shape == pred.shape
 
 
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='torch 2.1 cannot trace an autograd.Function with options')
 @pytest.mark.parametrize('loss_class', [EdgeLoss, EdgeWeightedCrossEntropyLoss])
 def test_no_graph_break_and_one_graph_for_any_number_of_masks(loss_class):
     loss = loss_class(exponent=1.5)
