@@ -261,7 +261,8 @@ def distribute_on_cpu(cfg: Config) -> None:
     if os.environ['RANK'] == '0':
         print(f'torch {torch.__version__} sees no GPU: {os.environ["WORLD_SIZE"]} CPU processes with gloo', flush=True)
     timeout = (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout')
-    torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
+    # torch 2.1 does not take None for its default.
+    torch.distributed.init_process_group('gloo', **(dict(timeout=timedelta(seconds=timeout)) if timeout else {}))
     # Left to the end of the interpreter, gloo's threads can abort a process that has done its work.
     atexit.register(torch.distributed.destroy_process_group)
     cfg.model_wrapper_cfg = dict(

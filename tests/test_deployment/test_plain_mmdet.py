@@ -225,16 +225,21 @@ class Hostile:
         return os.mkdir, (os.environ['HOSTILE'],)
 
 
-def test_hostile_and_damaged_checkpoints_are_refused(trained, tmp_path, monkeypatch):
-    cfg = Config.fromfile(trained[0])
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='torch < 2.6 does not refuse anything by default')
+def test_hostile_checkpoints_are_refused(trained, tmp_path, monkeypatch):
     monkeypatch.setenv('HOSTILE', str(tmp_path / 'was_here'))
     torch.save(dict(state_dict={}, meta=Hostile()), tmp_path / 'hostile.pth')
+    match = 'hostile.pth is no checkpoint of mmengine, is damaged.*GLOBAL posix.mkdir'
+    fails(Config.fromfile(trained[0]), tmp_path / 'hostile.pth', tmp_path / 'new' / 'plain', match)
+    assert not (tmp_path / 'was_here').exists()
+
+
+def test_damaged_checkpoints_are_refused(trained, tmp_path):
     (tmp_path / 'damaged.pth').write_bytes(trained[1].read_bytes()[:1000])
     (tmp_path / 'empty.pth').touch()
-    for name, reason in dict(hostile='GLOBAL posix.mkdir', damaged='', empty='').items():
-        match = f'{name}.pth is no checkpoint of mmengine, is damaged.*{reason}'
-        fails(cfg, tmp_path / f'{name}.pth', tmp_path / 'new' / 'plain', match)
-    assert not (tmp_path / 'was_here').exists()
+    for name in ('damaged', 'empty'):
+        match = f'{name}.pth is no checkpoint of mmengine, is damaged'
+        fails(Config.fromfile(trained[0]), tmp_path / f'{name}.pth', tmp_path / 'new' / 'plain', match)
 
 
 def test_weights_that_do_not_fit_are_told(trained, tmp_path):
