@@ -183,7 +183,7 @@ def test_a_sharded_weight_is_told():
         lazy.of_class(torch.tensor([0, 1, 2]))
 
 
-@pytest.mark.skipif(torch.__version__ < '2.6', reason='torch 2.1 cannot copy parameters to fake ones')
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='torch 2.1 cannot draw fake numbers')
 def test_without_a_look_at_the_values():
     # A fake tensor has no values: whatever synchronised with a GPU would raise here.
     head = build(EdgeAgreementMaskHead)
