@@ -102,6 +102,27 @@ def _as_list(part: Any) -> list:
     return list(part) if isinstance(part, (nn.ModuleList, list, tuple)) else [part]
 
 
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read the checkpoint of a model into main memory, without running what it may hold.
+
+    Args:
+        path (str): Path or address.
+
+    Returns:
+        dict[str, Any]: As mmengine writes it, with ``state_dict``; that of a bare state dict too.
+
+    Raises:
+        ValueError: If it cannot be loaded, or has no weights; the message says why.
+    """
+    content = _load(path)
+    if isinstance(content, dict):
+        content = content if 'state_dict' in content else dict(state_dict=content)
+        weights = content['state_dict']
+        if isinstance(weights, dict) and any(isinstance(value, torch.Tensor) for value in weights.values()):
+            return content
+    raise ValueError(f'{path} is not a checkpoint of a model: it has no state_dict with weights')
+
+
 def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> None:
     """Check that a file is a checkpoint that can be loaded without running it, and that it fits a model.
 
@@ -114,23 +135,10 @@ def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = Tr
     Raises:
         ValueError: If it cannot be loaded, or does not fit; the message says why.
     """
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f'{path} is not a checkpoint, or holds more than weights and numbers, which could run code; nothing of it '
-            f'was run ({_reason(error)})'
-        ) from None
-    except Exception as error:
-        raise ValueError(
-            f'{path} cannot be loaded: cut off, damaged or not a checkpoint ({_one_line(error)})'
-        ) from None
     if model is None:
+        _load(path)
         return
-    weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not any(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ValueError(f'{path} is not a checkpoint of a model: it has no state_dict with weights')
-    weights = {re.sub(r'^module\.', '', key): value for key, value in weights.items()}
+    weights = {re.sub(r'^module\.', '', key): value for key, value in read_checkpoint(path)['state_dict'].items()}
     try:
         # Loaded, not compared by name: a model may rename what it is given, as those that learn from a teacher do.
         missing = model.load_state_dict(weights, strict=False).missing_keys
@@ -151,6 +159,20 @@ def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = Tr
             f'{path} lacks {len(missing)} of the {len(model.state_dict())} weights of the model: {_some(missing)}. '
             'It is of another architecture, or of a part of the model'
         )
+
+
+def _load(path: str) -> Any:
+    try:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f'{path} is not a checkpoint, or holds more than weights and numbers, which could run code; nothing of it '
+            f'was run ({_reason(error)})'
+        ) from None
+    except Exception as error:
+        raise ValueError(
+            f'{path} cannot be loaded: cut off, damaged or not a checkpoint ({_one_line(error)})'
+        ) from None
 
 
 def _some(names: list[str]) -> str:
