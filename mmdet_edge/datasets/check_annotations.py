@@ -216,11 +216,12 @@ def _check_images(
 
 def _check_files(names: list[str], folder: str, problems: AnnotationProblems) -> None:
     for name in names:
-        try:
-            if not os.path.getsize(os.path.join(folder, name)):
-                problems.error(f'images in {folder} that are empty files', name)
-        except OSError:
+        place = Path(folder, name)
+        size = os.path.getsize(place) if os.path.isfile(place) else None
+        if size is None:
             problems.error(f'images that are not in {folder}', name)
+        elif size == 0:
+            problems.error(f'images in {folder} that are empty files', name)
 
 
 def _check_objects(
