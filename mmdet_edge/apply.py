@@ -6,6 +6,8 @@ from typing import Any, Optional, Union
 
 from mmengine.config import Config, ConfigDict
 
+from .config_types import type_of
+
 EDGE_TWINS = {
     'FCNMaskHead': 'EdgeAgreementMaskHead',
     'HTCMaskHead': 'EdgeAgreementHTCMaskHead',
@@ -99,11 +101,11 @@ def _change_stages(
     given = roi_head['mask_head']
     is_list = isinstance(given, (list, tuple))
     # SCNet's boxes are a cascade, its masks are not.
-    only_scnet = _type_of(roi_head)[1] == 'SCNetRoIHead'
+    only_scnet = type_of(roi_head)[1] == 'SCNetRoIHead'
     num_stages = 1 if only_scnet else roi_head.get('num_stages', 1)
     heads = list(given) if is_list else [given] * num_stages
     for head in heads:
-        _check_head(f'{name}.mask_head', _type_of(head)[1], only_scnet)
+        _check_head(f'{name}.mask_head', type_of(head)[1], only_scnet)
     selected = _select_stages(f'{name}.mask_head', stages, len(heads))
     changed = [_change_head(head, loss_edge, stage in selected) for stage, head in enumerate(heads)]
     # mmdet builds one dict for all stages.
@@ -156,7 +158,7 @@ def _select_stages(name: str, stages: Union[str, Sequence[int]], num_stages: int
 def _change_head(head: ConfigDict, loss_edge: Optional[dict], edge: bool) -> ConfigDict:
     """Return a copy of a mask head's config as its edge twin, or as its plain twin."""
     head = copy.deepcopy(head)
-    scope, name = _type_of(head)
+    scope, name = type_of(head)
     if edge:
         head['type'] = scope + EDGE_TWINS.get(name, name)
         if loss_edge is not None:
@@ -165,13 +167,6 @@ def _change_head(head: ConfigDict, loss_edge: Optional[dict], edge: bool) -> Con
         head['type'] = scope + _PLAIN_TWINS.get(name, name)
         head.pop('loss_edge', None)
     return head
-
-
-def _type_of(cfg: ConfigDict) -> tuple[str, str]:
-    """Return scope ('' or 'mmdet.') and name of a type, which is a class in mmengine's pure Python configs."""
-    given = cfg.get('type')
-    scope, dot, name = (given if isinstance(given, str) else getattr(given, '__name__', 'None')).rpartition('.')
-    return scope + dot, name
 
 
 def _known() -> str:

@@ -171,13 +171,11 @@ def test_wherever_the_head_stands():
 
 
 def test_scope_and_class_of_a_type():
-    cfg = config(dict(type='mmdet.FCNMaskHead'))
-    apply_edge_agreement(cfg)
-    assert cfg.model.roi_head.mask_head.type == 'mmdet.EdgeAgreementMaskHead'
-    # What mmengine's pure Python configs have.
-    cfg = config(dict(type=FCNMaskHead))
-    apply_edge_agreement(cfg)
-    assert cfg.model.roi_head.mask_head.type == EDGE
+    # The class is what mmengine's pure Python configs have, and the path to it what they are dumped as.
+    for given in ('mmdet.FCNMaskHead', FCNMaskHead, 'mmdet.models.FCNMaskHead'):
+        cfg = config(dict(type=given))
+        apply_edge_agreement(cfg)
+        assert cfg.model.roi_head.mask_head.type == 'mmdet.EdgeAgreementMaskHead'
 
 
 @pytest.mark.parametrize('given', [dict(imports='mine', allow_failed_imports=True), dict(imports=['mine']), None])

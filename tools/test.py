@@ -8,6 +8,7 @@ from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 
+from mmdet_edge.datasets.config import inner_datasets
 from mmdet_edge.engine.command_line import (
     add_common_arguments,
     build_runner,
@@ -51,9 +52,7 @@ def use_tta(cfg: Config) -> None:
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         ),
     )
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    datasets = list(inner_datasets(cfg.test_dataloader.dataset))
     if 'tta_pipeline' not in cfg:
         meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
         flips = dict(
@@ -63,9 +62,10 @@ def use_tta(cfg: Config) -> None:
                 [dict(type='PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
             ],
         )
-        cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), flips]
+        cfg.tta_pipeline = [*deepcopy(datasets[0].pipeline[:-1]), flips]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdet_edge.config_types import type_of
 from mmdet_edge.paths import get_config_path
 
 from .spec import RunKey, Spec
@@ -140,7 +141,7 @@ def _mask_branch_config(cfg: Config, spec: Spec) -> Config:
             'custom_hooks': [
                 h
                 for h in cfg.get('custom_hooks', [])
-                if h['type'] not in ('MaskBranchEvalHook', 'EdgeVisualizationHook')
+                if type_of(h)[1] not in ('MaskBranchEvalHook', 'EdgeVisualizationHook')
             ],
             'default_hooks': dict(
                 timer=dict(type='IterTimerHook'),

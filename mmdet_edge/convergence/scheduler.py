@@ -29,7 +29,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmdet_edge.analysis.convergence import ConvergenceRun, read_convergence
 from mmdet_edge.analysis.runs import read_run
-from mmdet_edge.engine.command_line import build_runner, check_data, check_pretrained, move_data_root
+from mmdet_edge.engine.command_line import (
+    build_runner,
+    check_data,
+    check_pretrained,
+    move_data_root,
+    use_safe_checkpoints,
+)
 from mmdet_edge.version import __version__
 
 from .roi_feature_cache import cache_roi_features
@@ -398,7 +404,9 @@ def _run_in_child(target: Callable, args: tuple, log: Path, slot: int, threads: 
 def _train(config: Path, gpus: int) -> None:
     """Train a config as tools/train.py does."""
     if gpus == 1:
-        build_runner(Config.fromfile(config)).train()
+        cfg = Config.fromfile(config)
+        use_safe_checkpoints(cfg)
+        build_runner(cfg).train()
     else:
         # Not by exec, which would close the pipe whose end tells the parent that the training has ended.
         sys.exit(subprocess.call(['bash', str(DIST_TRAIN), str(config), str(gpus), '--resume']))

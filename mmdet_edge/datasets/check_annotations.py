@@ -11,7 +11,10 @@ from typing import Any, Optional
 import numpy as np
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
+from mmengine import list_from_file
 from mmengine.config import ConfigDict
+
+from .config import loads_masks
 
 SHOWN = 5
 """Ids or names that a message lists."""
@@ -59,7 +62,7 @@ def check_annotations(
     classes: Optional[tuple[str, ...]] = None,
     image_folder: Optional[str] = None,
     with_masks: bool = True,
-    is_training: bool = True,
+    needs_objects: bool = True,
 ) -> AnnotationProblems:
     """Read a COCO annotation file once, and tell all problems in it.
 
@@ -73,14 +76,14 @@ def check_annotations(
         classes (tuple[str, ...], optional): Classes of the data set, compared with the categories. Defaults to None.
         image_folder (str, optional): Where the images must be. Defaults to None.
         with_masks (bool): Whether masks will be read. Defaults to True.
-        is_training (bool): Whether it will be trained on: then it must have objects. Defaults to True.
+        needs_objects (bool): Whether it must have objects, as to train without empty images. Defaults to True.
 
     Returns:
         AnnotationProblems: The problems; the result is kept, for who asks again.
 
     Note:
-        The images are looked for, in one listing of each folder, but not opened: mmdet stops with the name of one that
-        cannot be decoded when it comes to it.
+        The images are looked for, but not opened: mmdet stops with the name of one that cannot be decoded when it comes
+        to it.
     """
     problems = AnnotationProblems(path)
     try:
@@ -88,7 +91,7 @@ def check_annotations(
     except ValueError as error:
         problems.error(f'not JSON, or cut off ({error})')
         return problems
-    wanted = ('images', 'annotations', 'categories') if is_training else ('images', 'categories')
+    wanted = ('images', 'annotations', 'categories') if needs_objects else ('images', 'categories')
     if not isinstance(content, dict):
         problems.error(f'not a COCO file: it must hold an object with {", ".join(wanted)}, got {_kind(content)}')
         return problems
@@ -131,11 +134,11 @@ def check_dataset(dataset: ConfigDict, is_training: bool) -> Optional[Annotation
             problems = AnnotationProblems(path)
             problems.error(f'the classes of the config must be a list of names, got the text {classes!r}')
             return problems
-        classes = tuple(Path(classes).read_text().split('\n') if isinstance(classes, str) else classes or ()) or None
+        classes = tuple(list_from_file(classes) if isinstance(classes, str) else classes or ()) or None
         folder = os.path.join(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img') or '')
-    loads = [step for step in dataset.get('pipeline') or [] if str(step.get('type')).endswith('LoadAnnotations')]
-    with_masks = any(step.get('with_mask') for step in loads)
-    return check_annotations(path, classes, folder, with_masks, is_training)
+    # mmdet trains on images without objects, as those without labels are, unless it is told to leave them out.
+    needs_objects = is_training and bool((dataset.get('filter_cfg') or {}).get('filter_empty_gt'))
+    return check_annotations(path, classes, folder, bool(loads_masks(dataset)), needs_objects)
 
 
 def _some(items: Sequence[Any]) -> str:
@@ -179,10 +182,8 @@ def _check_categories(
             )
             break
     else:
-        if known and (missing := [name for name in classes if name not in listed]):
-            problems.warn('classes of the config that are not among its categories', missing[0])
-            for name in missing[1:]:
-                problems.warn('classes of the config that are not among its categories', name)
+        for name in [name for name in classes if known and name not in listed]:
+            problems.warn('classes of the config that are not among its categories', name)
     return names
 
 
@@ -214,13 +215,9 @@ def _check_images(
 
 
 def _check_files(names: list[str], folder: str, problems: AnnotationProblems) -> None:
-    there: dict[Path, dict[str, int]] = {}
     for name in names:
         place = Path(folder, name)
-        if place.parent not in there:
-            files = os.scandir(place.parent) if place.parent.is_dir() else ()
-            there[place.parent] = {file.name: file.stat().st_size for file in files}
-        size = there[place.parent].get(place.name)
+        size = os.path.getsize(place) if os.path.isfile(place) else None
         if size is None:
             problems.error(f'images that are not in {folder}', name)
         elif size == 0:

@@ -12,7 +12,9 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import Config
 from mmengine.utils import digit_version
 
-from .strict_loading import build_model, read_checkpoint
+from mmdet_edge.engine.check_model import read_checkpoint
+
+from .strict_loading import build_model
 
 # Of the largest logit: float32 has 7 digits.
 TOLERANCE = 1e-5

@@ -14,6 +14,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from mmdet_edge.datasets.config import inner_datasets, loads_masks
+
 SHOWN = 3
 """Names that a message lists."""
 
@@ -47,15 +49,21 @@ def build_model(cfg: Config) -> nn.Module:
         raise ValueError(f'the model cannot be built: {_one_line(error)} {line}'.rstrip()) from error
     roi_head = getattr(model, 'roi_head', None)
     if roi_head is not None:
-        dataset = _innermost((cfg.get('train_dataloader') or {}).get('dataset'))
-        _check_classes(roi_head, dataset)
-        if getattr(roi_head, 'with_mask', False):
-            _check_masks(roi_head, dataset)
+        with_mask = getattr(roi_head, 'with_mask', False)
+        for dataset in inner_datasets((cfg.get('train_dataloader') or {}).get('dataset')):
+            _check_classes(roi_head, dataset)
+            if with_mask and loads_masks(dataset) is False:
+                raise ValueError(
+                    'the model has a mask head, but the training data come without masks: set with_mask=True of '
+                    'LoadAnnotations in the pipeline of train_dataloader, or mask_head=None in roi_head'
+                )
+        if with_mask:
+            _check_masks(roi_head)
     return model
 
 
 def _check_classes(roi_head: Any, dataset: Any) -> None:
-    kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else None
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
     classes = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}.get('classes')
     if not isinstance(classes, (list, tuple)):
         return
@@ -69,13 +77,7 @@ def _check_classes(roi_head: Any, dataset: Any) -> None:
                 )
 
 
-def _check_masks(roi_head: Any, dataset: Any) -> None:
-    loads = [step for step in dataset.get('pipeline') or [] if str(step.get('type')).endswith('LoadAnnotations')]
-    if loads and not any(step.get('with_mask') for step in loads):
-        raise ValueError(
-            'the model has a mask head, but the training data come without masks: set with_mask=True of '
-            'LoadAnnotations in the pipeline of train_dataloader, or mask_head=None in roi_head'
-        )
+def _check_masks(roi_head: Any) -> None:
     extractors, settings = _as_list(roi_head.mask_roi_extractor), _as_list(roi_head.train_cfg)
     for stage, head in enumerate(heads := _as_list(roi_head.mask_head)):
         # Others, and a shared head before it, have sizes of their own.
@@ -100,11 +102,25 @@ def _as_list(part: Any) -> list:
     return list(part) if isinstance(part, (nn.ModuleList, list, tuple)) else [part]
 
 
-def _innermost(dataset: Any) -> dict:
-    """Return the (first) data set inside wrappers."""
-    while dataset and ('dataset' in dataset or dataset.get('datasets')):
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
-    return dataset or {}
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read the checkpoint of a model into main memory, without running what it may hold.
+
+    Args:
+        path (str): Path or address.
+
+    Returns:
+        dict[str, Any]: As mmengine writes it, with ``state_dict``; that of a bare state dict too.
+
+    Raises:
+        ValueError: If it cannot be loaded, or has no weights; the message says why.
+    """
+    content = _load(path)
+    if isinstance(content, dict):
+        content = content if 'state_dict' in content else dict(state_dict=content)
+        weights = content['state_dict']
+        if isinstance(weights, dict) and any(isinstance(value, torch.Tensor) for value in weights.values()):
+            return content
+    raise ValueError(f'{path} is not a checkpoint of a model: it has no state_dict with weights')
 
 
 def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> None:
@@ -119,8 +135,35 @@ def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = Tr
     Raises:
         ValueError: If it cannot be loaded, or does not fit; the message says why.
     """
+    if model is None:
+        _load(path)
+        return
+    weights = {re.sub(r'^module\.', '', key): value for key, value in read_checkpoint(path)['state_dict'].items()}
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+        # Loaded, not compared by name: a model may rename what it is given, as those that learn from a teacher do.
+        missing = model.load_state_dict(weights, strict=False).missing_keys
+    except RuntimeError as error:
+        # The name fits, the shape does not.
+        if not whole:
+            return
+        raise ValueError(
+            f'{path} does not fit the model, as if of other classes or another config: {_one_line(error)}'
+        ) from None
+    if {name for name, _ in model.named_parameters()} <= set(missing):
+        raise ValueError(
+            f'nothing in {path} fits the model ({type(model).__name__}); it has {_some(sorted(weights))}: it is of '
+            'another architecture'
+        )
+    if whole and missing:
+        raise ValueError(
+            f'{path} lacks {len(missing)} of the {len(model.state_dict())} weights of the model: {_some(missing)}. '
+            'It is of another architecture, or of a part of the model'
+        )
+
+
+def _load(path: str) -> Any:
+    try:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     except pickle.UnpicklingError as error:
         raise ValueError(
             f'{path} is not a checkpoint, or holds more than weights and numbers, which could run code; nothing of it '
@@ -130,29 +173,6 @@ def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = Tr
         raise ValueError(
             f'{path} cannot be loaded: cut off, damaged or not a checkpoint ({_one_line(error)})'
         ) from None
-    if model is None:
-        return
-    weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not any(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ValueError(f'{path} is not a checkpoint of a model: it has no state_dict with weights')
-    weights = {re.sub(r'^module\.', '', key): value for key, value in weights.items()}
-    if not set(weights) & set(model.state_dict()):
-        raise ValueError(
-            f'nothing in {path} fits the model ({type(model).__name__}); it has {_some(sorted(weights))}: it is of '
-            'another architecture'
-        )
-    if whole:
-        try:
-            missing = model.load_state_dict(weights, strict=False).missing_keys
-        except RuntimeError as error:
-            raise ValueError(
-                f'{path} does not fit the model, as if of other classes or another config: {_one_line(error)}'
-            ) from None
-        if missing:
-            raise ValueError(
-                f'{path} lacks {len(missing)} of the {len(model.state_dict())} weights of the model: {_some(missing)}. '
-                'It is of another architecture, or of a part of the model'
-            )
 
 
 def _some(names: list[str]) -> str:

@@ -26,7 +26,9 @@ from mmengine.utils import get_installed_path, is_installed
 from torch import nn
 
 from mmdet_edge.apply import apply_edge_agreement, import_mmdet_edge
+from mmdet_edge.config_types import type_of
 from mmdet_edge.datasets.check_annotations import AnnotationProblems, check_dataset
+from mmdet_edge.datasets.config import inner_datasets
 
 from .check_model import build_model, check_weights
 
@@ -36,8 +38,7 @@ warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 def stop(message: str) -> SystemExit:
     """Return the exception that ends the program with one line, told by the first process of each node only."""
-    # Slurm's own variable first: LOCAL_RANK is not set there yet.
-    if os.environ.get('SLURM_LOCALID', os.environ.get('LOCAL_RANK', '0')) == '0':
+    if _ranks()[1] == '0':
         return SystemExit(f'error: {message}')
     # The first process to end has torchrun end the others: let the one that tells be it.
     time.sleep(5)
@@ -198,8 +199,9 @@ def use_boundary_metric(cfg: Config) -> None:
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
             metrics = evaluator.get('metric', 'bbox')
             metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-            if evaluator.type in ('CocoMetric', 'CocoBoundaryMetric') and 'segm' in metrics:
-                evaluator.type = 'CocoBoundaryMetric'
+            scope, name = type_of(evaluator)
+            if name in ('CocoMetric', 'CocoBoundaryMetric') and 'segm' in metrics:
+                evaluator.type = scope + 'CocoBoundaryMetric'
                 evaluator.metric = [*metrics, *({'boundary'} - set(metrics))]
                 changed = True
     if not changed:
@@ -233,11 +235,12 @@ def use_safe_checkpoints(cfg: Config) -> None:
         cfg.default_hooks = {}
     if 'checkpoint' not in cfg.default_hooks:
         # mmengine's own default.
-        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+        cfg.default_hooks.checkpoint = dict(type='mmengine.CheckpointHook', interval=1)
     checkpoint = cfg.default_hooks.checkpoint
-    if checkpoint and checkpoint['type'] == 'CheckpointHook':
-        checkpoint['type'] = 'AtomicCheckpointHook'
-        cfg.default_hooks.random_state = dict(type='RandomStateHook')
+    scope, name = type_of(checkpoint or {})
+    if name == 'CheckpointHook':
+        checkpoint['type'] = scope + 'AtomicCheckpointHook'
+        cfg.default_hooks.random_state = dict(type=scope + 'RandomStateHook')
         import_mmdet_edge(cfg)
 
 
@@ -282,7 +285,7 @@ def check_amp(cfg: Config) -> None:
     Raises:
         SystemExit: If it is on and there is no accelerator.
     """
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if type_of(cfg.optim_wrapper)[1] == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise stop(
             f'mixed precision needs a GPU, and torch {torch.__version__} sees none: leave out --amp, or use the '
             'config without amp'
@@ -320,7 +323,9 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         SystemExit: At the first folder or file that is missing, or annotation file with errors.
     """
     for split in splits:
-        for dataset in _datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+        for dataset in inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            if dataset.get('backend_args'):
+                continue
             root = dataset.get('data_root') or ''
             if _is_local(root) and not Path(root).is_dir():
                 raise _missing_data('data root', root, f'{split}_dataloader')
@@ -333,8 +338,9 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
                 _tell_problems(check_dataset(dataset, is_training=split == 'train'))
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-            if evaluator.get('ann_file') and not _exists('', evaluator.ann_file, Path.is_file):
-                raise _missing_data('annotation file', evaluator.ann_file, f'{split}_evaluator')
+            ann_file = None if evaluator.get('backend_args') else evaluator.get('ann_file')
+            if ann_file and not _exists('', ann_file, Path.is_file):
+                raise _missing_data('annotation file', ann_file, f'{split}_evaluator')
 
 
 def check_keys(cfg: Config, *keys: str) -> None:
@@ -398,7 +404,8 @@ def check_model(cfg: Config) -> nn.Module:
 def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> None:
     """Check that a checkpoint file is there, can be loaded and fits; addresses (``https://...``) are left to mmengine.
 
-    The first process of a distributed job loads it.
+    The first process of a distributed job loads it. So is a folder with the name of a checkpoint left to mmengine, as
+    DeepSpeed and FSDP write it, each process its own file.
 
     Args:
         path (str): Path or address.
@@ -408,6 +415,8 @@ def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool =
     Raises:
         SystemExit: If it is not a file, would run code, is damaged or does not fit.
     """
+    if Path(path).suffix == '.pth' and Path(path).is_dir():
+        return
     if not _exists('', path, Path.is_file):
         folder = Path(path) if Path(path).is_dir() else Path(path).parent
         found = sorted(p.name for p in folder.glob('*.pth')) if folder.is_dir() else []
@@ -465,8 +474,20 @@ def _missing_data(what: str, path: Any, where: str) -> SystemExit:
 
 
 def _is_first_process() -> bool:
-    # torchrun's own variable first: a job of Slurm may start one torchrun a node.
-    return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
+    return _ranks()[0] == '0'
+
+
+def _ranks() -> tuple[str, str]:
+    """Return the rank of this process in its job and on its machine, before mmengine has asked for them."""
+    # A task of Slurm may start torchrun or mpirun, whose processes inherit the numbers of the task.
+    for rank, local_rank in (
+        ('RANK', 'LOCAL_RANK'),
+        ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+        ('SLURM_PROCID', 'SLURM_LOCALID'),
+    ):
+        if rank in os.environ:
+            return os.environ[rank], os.environ.get(local_rank, '0')
+    return '0', '0'
 
 
 def _runner_keys() -> set[str]:
@@ -494,21 +515,11 @@ def _exists(root: str, path: str, is_there: Callable[[Path], bool] = Path.exists
     return not _is_local(path) or is_there(Path(path))
 
 
-def _datasets(dataset: Optional[ConfigDict]) -> Iterator[ConfigDict]:
-    """Yield the data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    if dataset is None or dataset.get('backend_args'):
-        return
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    if inner is None:
-        yield dataset
-    for item in inner or []:
-        yield from _datasets(item)
-
-
 def _init_cfgs(cfg: Any, name: str) -> Iterator[tuple[str, dict]]:
     """Yield the name and config of every pretrained ``init_cfg`` of a model."""
     if isinstance(cfg, dict):
-        if cfg.get('type') == 'Pretrained':
+        # The class has another name than in the registry.
+        if type_of(cfg)[1] in ('Pretrained', 'PretrainedInit'):
             yield name, cfg
         for key, value in cfg.items():
             yield from _init_cfgs(value, f'{name}.{key}')

@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,6 +80,18 @@ def test_impossible_budget_is_told_before_anything_is_started(tmp_path):
     with pytest.raises(ValueError, match='a budget of 20 iterations is too short'):
         scheduler.run()
     assert not (tmp_path / 'runs').exists()
+
+
+def test_a_training_is_as_safe_as_with_the_tool(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(module, 'build_runner', lambda cfg: started.append(cfg) or SimpleNamespace(train=lambda: None))
+    for protocol, hook in (('full', 'AtomicCheckpointHook'), ('mask-branch', None)):
+        make(tmp_path, protocol)._place(KEY).dump(tmp_path / 'run.py')
+        module._train(tmp_path / 'run.py', gpus=1)
+        hooks = started.pop().default_hooks
+        # Mask heads alone take seconds, and save nothing.
+        assert (hooks.checkpoint and hooks.checkpoint.type) == hook
+        assert ('random_state' in hooks) == bool(hook)
 
 
 def write_log(folder, *lines):

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import CheckpointHook
+from mmengine.model import PretrainedInit
+from mmengine.registry import HOOKS, init_default_scope
 from mmengine.utils import get_installed_path
 
-from mmdet_edge import CocoBoundaryMetric, get_config_path
+from mmdet_edge import AtomicCheckpointHook, CocoBoundaryMetric, get_config_path
 from mmdet_edge.engine import command_line
 
 NUCLEI = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py')
@@ -76,6 +80,10 @@ def test_boundary_metric_for_any_config():
         command_line.use_boundary_metric(cfg)
         assert cfg.custom_imports.imports == (['mine', 'mmdet_edge'] if given else ['mmdet_edge'])
         assert cfg.custom_imports.allow_failed_imports is bool(given)
+    for given in ('mmdet.CocoMetric', CocoMetric):
+        cfg = Config(dict(val_evaluator=dict(type=given, metric=['segm'])))
+        command_line.use_boundary_metric(cfg)
+        assert cfg.val_evaluator == dict(type='mmdet.CocoBoundaryMetric', metric=['segm', 'boundary'])
     with pytest.raises(SystemExit, match='--boundary: the config has no evaluator'):
         command_line.use_boundary_metric(Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox'))))
 
@@ -149,8 +157,16 @@ def test_safe_checkpoints():
     assert cfg.default_hooks.random_state == dict(type='RandomStateHook')
     cfg = Config({})
     command_line.use_safe_checkpoints(cfg)
-    assert cfg.default_hooks.checkpoint == dict(type='AtomicCheckpointHook', interval=1)
+    assert cfg.default_hooks.checkpoint == dict(type='mmdet.AtomicCheckpointHook', interval=1)
     assert cfg.custom_imports.imports == ['mmdet_edge']
+    for given in ('mmengine.CheckpointHook', CheckpointHook):
+        cfg = Config(dict(default_hooks=dict(checkpoint=dict(type=given, interval=2))))
+        command_line.use_safe_checkpoints(cfg)
+        assert cfg.default_hooks.checkpoint == dict(type='mmdet.AtomicCheckpointHook', interval=2)
+        # What a pure Python config, without any scope, is built in.
+        init_default_scope('mmengine')
+        assert type(HOOKS.build(cfg.default_hooks.checkpoint)) is AtomicCheckpointHook
+        assert HOOKS.build(cfg.default_hooks.random_state)
     for checkpoint in (None, dict(type='MyCheckpointHook')):
         cfg = Config(dict(default_hooks=dict(checkpoint=checkpoint)))
         command_line.use_safe_checkpoints(cfg)
@@ -236,6 +252,14 @@ def test_missing_data_root_and_annotations_of_the_evaluator(data):
         command_line.check_data(cfg, ('val',))
 
 
+def test_data_of_another_backend():
+    remote = dict(ann_file='nowhere.json', backend_args=dict(backend='petrel'))
+    dataset = dict(remote, type='CocoDataset', data_root='nowhere', data_prefix=dict(img='val'))
+    evaluator = dict(remote, type='CocoMetric')
+    cfg = Config(dict(val_dataloader=dict(dataset=dataset), val_evaluator=evaluator))
+    command_line.check_data(cfg, ('val',))
+
+
 def test_data_inside_wrappers_and_elsewhere():
     name = 'mask_rcnn_edge/mask-rcnn_r50_fpn_edge_ms-poly-3x_coco.py'
     cfg = Config.fromfile(get_config_path(name))
@@ -251,6 +275,9 @@ def test_checkpoint(tmp_path):
     torch.save(dict(state_dict=dict(weight=torch.ones(1))), tmp_path / 'iter_300.pth')
     command_line.check_checkpoint(str(tmp_path / 'iter_300.pth'))
     command_line.check_checkpoint('https://host/x.pth')
+    # As DeepSpeed and FSDP write it.
+    (tmp_path / 'x' / 'epoch_1.pth').mkdir(parents=True)
+    command_line.check_checkpoint(str(tmp_path / 'x' / 'epoch_1.pth'))
     for path in (tmp_path / 'iter_3.pth', tmp_path):
         with pytest.raises(SystemExit, match='checkpoint not found: .*; .* has iter_300.pth'):
             command_line.check_checkpoint(str(path))
@@ -269,6 +296,8 @@ def test_torchvision_weights_need_torchvision(monkeypatch):
     model.backbone.init_cfg.checkpoint = '/nowhere.pth'
     with pytest.raises(SystemExit, match='weights not found: model.backbone.init_cfg is /nowhere.pth'):
         command_line.check_pretrained(model)
+    with pytest.raises(SystemExit, match='weights not found: model.init_cfg is /nowhere.pth'):
+        command_line.check_pretrained(ConfigDict(init_cfg=dict(type=PretrainedInit, checkpoint='/nowhere.pth')))
     model.backbone.init_cfg = None
     command_line.check_pretrained(model)
 
@@ -287,13 +316,24 @@ def test_distributed_on_gpus_is_left_to_mmengine(monkeypatch):
     assert cfg.launcher == 'pytorch' and 'model_wrapper_cfg' not in cfg
 
 
-def test_one_process_tells(monkeypatch):
+TORCHRUN, MPI, SLURM = (
+    ('RANK', 'LOCAL_RANK'),
+    ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    ('SLURM_PROCID', 'SLURM_LOCALID'),
+)
+
+
+@pytest.mark.parametrize('launcher', [TORCHRUN, MPI, SLURM], ids=['torchrun', 'mpi', 'slurm'])
+def test_one_process_tells(launcher, monkeypatch):
     monkeypatch.setattr(command_line.time, 'sleep', lambda seconds: None)
-    monkeypatch.delenv('SLURM_LOCALID', raising=False)
+    for name in TORCHRUN + MPI:
+        monkeypatch.delenv(name, raising=False)
+    # load_config sets it, whoever started the process; and a task of Slurm may start what starts the processes.
+    for name in ('LOCAL_RANK', *SLURM):
+        monkeypatch.setenv(name, '0')
     # The first process of a second node tells too: the file may be missing there only.
     for rank, local_rank, code in (('0', '0', 'error: message'), ('1', '1', 1), ('8', '0', 'error: message')):
-        monkeypatch.setenv('RANK', rank)
-        monkeypatch.setenv('LOCAL_RANK', local_rank)
+        monkeypatch.setenv(launcher[0], rank)
+        monkeypatch.setenv(launcher[1], local_rank)
         assert command_line.stop('message').code == code
-    monkeypatch.setenv('SLURM_LOCALID', '3')
-    assert command_line.stop('message').code == 1
+        assert command_line._is_first_process() == (rank == '0')

@@ -12,11 +12,13 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
 from mmdet_edge.datasets.check_annotations import _run_length, check_annotations, check_dataset
-from mmdet_edge.engine.check_model import build_model
+from mmdet_edge.engine.check_model import build_model, check_weights
 from mmdet_edge.engine.command_line import check_data, load_config
 
 from .conftest import CONFIGS, EDGE, ROOT
@@ -118,6 +120,22 @@ def test_cascade_with_heads_that_do_not_fit():
     assert build_model(cfg).roi_head.num_stages == 2
     cfg.model.roi_head.mask_head = [head]
     with pytest.raises(ValueError, match=r'cannot be built: AssertionError.*assert len\(mask_head\) =='):
+        build_model(cfg)
+
+
+@pytest.mark.parametrize('kind', ['CocoDataset', 'mmdet.CocoDataset', CocoDataset])
+def test_every_data_set_must_fit(kind):
+    cfg = Config.fromfile(EDGE)
+    fits = cfg.train_dataloader.dataset
+    fits.type = kind
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[fits, dict(fits)])
+    build_model(cfg)
+    other = cfg.train_dataloader.dataset.datasets[1]
+    other.metainfo = None
+    with pytest.raises(ValueError, match='the training data have 80 classes'):
+        build_model(cfg)
+    other.update(metainfo=fits.metainfo, pipeline=[dict(type='mmdet.LoadAnnotations', with_bbox=True)])
+    with pytest.raises(ValueError, match='the training data come without masks'):
         build_model(cfg)
 
 
@@ -341,9 +359,40 @@ def test_all_problems_are_told_and_counted(tmp_path):
 
 def test_a_file_for_tests_needs_no_objects_and_boxes_no_masks(tmp_path):
     only_images = {key: value for key, value in content().items() if key != 'annotations'}
-    assert not check(tmp_path, only_images, is_training=False).errors
+    assert not check(tmp_path, only_images, needs_objects=False).errors
     (tmp_path / 'b').mkdir()
     assert not check(tmp_path / 'b', first(segmentation=None), with_masks=False).errors
+
+
+def check_config(folder, given, **options):
+    """Check a data set of a config: what stands in the file, and settings of the config."""
+    check_annotations.cache_clear()
+    check(folder, given)
+    dataset = dict(type='CocoDataset', data_root=str(folder), ann_file='x.json', data_prefix=dict(img=''), **options)
+    return check_dataset(ConfigDict(dataset), is_training=True)
+
+
+def test_objects_are_needed_where_images_without_are_left_out(tmp_path):
+    unlabeled = {key: value for key, value in content().items() if key != 'annotations'}
+    classes = dict(classes=('cat', 'dog'))
+    for filter_cfg in (None, dict(filter_empty_gt=False)):
+        assert not check_config(tmp_path, unlabeled, metainfo=classes, filter_cfg=filter_cfg).errors
+    (found,) = check_config(tmp_path, unlabeled, metainfo=classes, filter_cfg=dict(filter_empty_gt=True)).errors
+    assert "'annotations' must be a list, got nothing" in found
+
+
+def test_classes_of_a_file(tmp_path):
+    (tmp_path / 'classes.txt').write_text('cat\ndog\n')
+    problems = check_config(tmp_path, content(), metainfo=dict(classes=str(tmp_path / 'classes.txt')))
+    assert problems.errors == problems.warnings == []
+
+
+def test_a_link_to_nowhere(tmp_path):
+    (tmp_path / 'old.png').symlink_to('nowhere.png')
+    assert not check(tmp_path, content()).errors
+    check_annotations.cache_clear()
+    (found,) = check(tmp_path, first_image(file_name='old.png')).errors
+    assert '1 images that are not in' in found
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -485,6 +534,16 @@ def test_checkpoints(weights, call, error_of, shapes, tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
+def test_a_detector_for_a_student_and_its_teacher(checkpoint, tmp_path):
+    init_default_scope('mmdet')
+    model = MODELS.build(dict(type='SoftTeacher', detector=Config.fromfile(EDGE).model, semi_train_cfg={}))
+    for whole in (True, False):
+        check_weights(str(checkpoint), model, whole)
+    torch.save(dict(encoder=torch.ones(3)), tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match=r'nothing in .* fits the model \(SoftTeacher\); it has encoder'):
+        check_weights(str(tmp_path / 'other.pth'), model, whole=False)
+
+
 def test_a_resume_needs_the_whole_model(weights, error_of, shapes, tmp_path):
     (tmp_path / 'files').mkdir()
     cases = checkpoint_cases(weights, tmp_path / 'files')
@@ -536,6 +595,14 @@ def command_lines(folder, shapes, good):
             'at least 1 training',
         ),
     ]
+
+
+def test_augmentation_of_several_data_sets(call, shapes, checkpoint, tmp_path):
+    text = """model = dict(roi_head=dict(mask_head=None, mask_roi_extractor=None))
+part = {{_base_.test_dataloader.dataset}}
+test_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[part, part]))"""
+    config = write_config(tmp_path, text)
+    call('test.py', config, checkpoint, '--tta', '--check', '--cfg-options', f'data_root={shapes}')
 
 
 def test_command_lines(call, error_of, shapes, checkpoint, tmp_path):

@@ -170,7 +170,9 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 def _why_unreadable(path: str) -> Optional[str]:
-    """Return why a training cannot resume from a file; None if it can."""
+    """Return why a training cannot resume from a file; None if it can, or for a folder, which the strategy reads."""
+    if Path(path).is_dir():
+        return None
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,6 +127,20 @@ def test_a_given_checkpoint_is_checked(train, tmp_path):
         train('other', steps=4, resume=True, load_from=str(damaged))
     with pytest.raises(CheckpointError, match=r'weights\.pth: it is not the checkpoint of a training'):
         train('other', steps=4, resume=True, load_from=str(weights))
+
+
+@pytest.mark.parametrize('latest', ['epoch_2.pth', None])
+def test_a_folder_is_left_to_who_wrote_it(tmp_path, latest):
+    # As DeepSpeed and FSDP do, each process its own file.
+    for name in ('epoch_1.pth', 'epoch_2.pth'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'rank0.pth').write_bytes(b'not looked into')
+    if latest:
+        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / latest))
+    runner = SimpleNamespace(cfg=dict(resume=True), work_dir=str(tmp_path))
+    HOOKS.build(dict(type='AtomicCheckpointHook')).before_run(runner)
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_2.pth')
+    assert len(list(tmp_path.glob('epoch_?.pth/rank0.pth'))) == 2
 
 
 def test_a_complete_training_says_so(train, tmp_path):
