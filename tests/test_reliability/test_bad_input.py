@@ -1,10 +1,12 @@
 """What users get wrong: each case with the message that tells them, before anything is written."""
 
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,10 +16,11 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
+from mmengine.utils import get_installed_path
 
 from mmdet_edge.datasets.check_annotations import _run_length, check_annotations, check_dataset
 from mmdet_edge.engine.check_model import build_model
-from mmdet_edge.engine.command_line import check_data, load_config
+from mmdet_edge.engine.command_line import _check_names, _sections, check_data, load_config
 
 from .conftest import CONFIGS, EDGE, ROOT
 
@@ -63,6 +66,12 @@ CONFIG_CASES = {
     'no schedule': ('train_cfg = None', 'the config has no train_cfg'),
     'no model': ('model = None', 'the config has no model'),
     'data set typo': ("train_dataloader = dict(dataset=dict(type='CocoDatset'))", 'CocoDatset is not a data set'),
+    'misspelt section': (
+        'optim_wraper = dict(optimizer=dict(lr=1))',
+        "mine.py has 'optim_wraper', which nothing reads; did you mean 'optim_wrapper'",
+    ),
+    'misspelt hooks': ("custom_hook = [dict(type='EMAHook')]", "has 'custom_hook', .* did you mean 'custom_hooks'"),
+    'misspelt file': ("load_form = 'x.pth'", "has 'load_form', which nothing reads; did you mean 'load_from'"),
     'syntax error': ('model = dict(', 'cannot be read: SyntaxError'),
     'unknown name': ('model = dict(a=b)', "cannot be read: NameError: name 'b' is not defined"),
     'missing import': (
@@ -130,8 +139,24 @@ def test_a_shared_head_and_a_data_set_with_its_own_classes():
         build_model(cfg)
 
 
+@pytest.mark.parametrize('folder', ['mmdet', 'ours'])
+def test_no_variable_of_a_config_is_taken_for_a_misspelt_section(folder):
+    configs = Path(get_installed_path('mmdet'), '.mim', 'configs') if folder == 'mmdet' else ROOT / 'configs'
+    names = {
+        target.id
+        for path in configs.rglob('*.py')
+        for statement in ast.parse(path.read_text()).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    assert {'model', 'train_dataloader'} < names and len(names) > dict(mmdet=250, ours=10)[folder]
+    _check_names(names, _sections(), f'{folder} has', cutoff=0.85)
+
+
 OPTION_CASES = {
-    'section typo': ('trian_cfg.max_iters=3', "the config has no 'trian_cfg'; did you mean 'train_cfg'"),
+    'section typo': ('trian_cfg.max_iters=3', "--cfg-options has 'trian_cfg', which .*; did you mean 'train_cfg'"),
+    'variable typo': ('dataroot=x', "--cfg-options has 'dataroot', which .*; did you mean 'data_root'"),
     'index out of range': ('param_scheduler.7.end=3', '--cfg-options .*param_scheduler.*7'),
     'below a text': ('default_scope.x=3', '--cfg-options .*default_scope'),
     'loss by option': ('model.roi_head.mask_head.loss_edge.filters=sobel', None),

@@ -6,10 +6,13 @@ import pickle
 import re
 import threading
 
+import mmengine
 import pytest
 import torch
+import yaml
 from mmdet.apis import init_detector
 from mmengine.config import Config
+from mmengine.fileio.handlers import YamlHandler
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -205,3 +208,40 @@ def test_nothing_else_in_the_tree_reads_files_with_trust(kind):
         if re.search(UNSAFE[kind], line)
     ]
     assert found == []
+
+
+YAML_TRICKS = {
+    'function': '!!python/object/apply:os.system ["touch {marker}"]',
+    'program': '!!python/object/apply:subprocess.check_call [["touch", {marker}]]',
+    'class': '!!python/object/new:pathlib.Path [x]',
+    'name': '!!python/name:os.system',
+    'module': '!!python/module:antigravity',
+    'another tag': '!shell touch {marker}',
+}
+
+
+@pytest.mark.parametrize('ending', ['.yaml', '.yml'])
+@pytest.mark.parametrize('trick', YAML_TRICKS)
+def test_yaml_runs_nothing(trick, ending, error_of, tmp_path):
+    marker, config, child = tmp_path / 'marker', tmp_path / f'bad{ending}', tmp_path / 'child.py'
+    config.write_text(f'model: {YAML_TRICKS[trick].format(marker=marker)}\n')
+    child.write_text(f"_base_ = './bad{ending}'\n")
+    for path in (config, child):
+        message = error_of('train.py', path, '--check')
+        assert f'{path} cannot be read: ConstructorError' in message and '\n' not in message
+    with pytest.raises(yaml.YAMLError):
+        mmengine.load(str(config))
+    assert not marker.exists()
+    if 'touch' in YAML_TRICKS[trick] and 'python' in YAML_TRICKS[trick]:
+        # What mmengine's own handler does with it.
+        YamlHandler().load_from_path(str(config))
+        assert marker.exists()
+
+
+def test_a_config_that_mmengine_wrote_as_yaml_is_read(tmp_path):
+    cfg = Config.fromfile(EDGE)
+    cfg.pairs = [(1, 2), dict(nested=((3,), [4]))]
+    cfg.dump(str(tmp_path / 'x.yaml'))
+    assert '!!python/tuple' in (tmp_path / 'x.yaml').read_text()
+    read = load_config(str(tmp_path / 'x.yaml'), work_dir='x')
+    assert read.to_dict() == dict(cfg.to_dict(), launcher='none', work_dir='x')
