@@ -13,6 +13,7 @@ from mmdet_edge.engine.command_line import (
     check_data,
     check_keys,
     check_model,
+    check_parts,
     check_pretrained,
     check_writable,
     load_config,
@@ -79,6 +80,7 @@ def main() -> None:
         use_resume(cfg, args.resume)
 
     check_amp(cfg)
+    check_parts(cfg, ('train', 'val'))
     check_data(cfg, ('train', 'val'))
     check_pretrained(cfg.model)
     model = check_model(cfg)

@@ -28,6 +28,7 @@ from torch import nn
 from mmdet_edge.apply import apply_edge_agreement, import_mmdet_edge
 from mmdet_edge.datasets.check_annotations import AnnotationProblems, check_dataset
 
+from . import check_parts as parts
 from .check_model import build_model, check_weights
 
 # setuptools < 81 warns at each import, and mmengine cannot do without (see requirements.txt).
@@ -307,6 +308,22 @@ def end_children_with_this_process() -> None:
         os.register_at_fork(after_in_child=lambda: set_death_signal(option, signal.SIGKILL))
 
 
+def check_parts(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check the types and options of what a config has beside the model: see :func:`.check_parts.check_parts`.
+
+    Args:
+        cfg (Config): The config.
+        splits (tuple[str, ...]): Of 'train', 'val', 'test', those that will run.
+
+    Raises:
+        SystemExit: At the first type or option that there is not, or value that is refused.
+    """
+    try:
+        parts.check_parts(cfg, splits)
+    except ValueError as error:
+        raise stop(str(error)) from None
+
+
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     """Check that the files of the data sets are there, and what the annotation files say.
 
@@ -472,7 +489,7 @@ def _is_first_process() -> bool:
 def _sections() -> set[str]:
     """Return the sections of a config that mmengine, mmdet's tools and ours read."""
     of_runner = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
-    return of_runner | {'auto_scale_lr', 'custom_imports', 'find_unused_parameters', 'runner_type', 'tta_model'}
+    return of_runner | {'compile', 'custom_imports', 'find_unused_parameters', 'runner_type', 'tta_model'}
 
 
 def _check_names(names: Iterable[str], known: set[str], where: str, cutoff: float) -> None:
