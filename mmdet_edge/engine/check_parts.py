@@ -124,13 +124,12 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
     kind = _find(name, part.get('_scope_'), registries) if isinstance(name, str) else name
     if kind is None:
         registered = [key for registry in registries for key in _registered(registry)]
-        raise ValueError(
-            f'{where}.type: {name} is not in the {registries[0].name} registry{_hint(name.split(".")[-1], registered)}'
-        )
+        hint = _hint(name.split('.')[-1], registered, cutoff=0.6)
+        raise ValueError(f'{where}.type: {name} is not in the {registries[0].name} registry{hint}')
     if inspect.isclass(kind):
         options, takes_others = _options(kind)
         for key in set(part) - TAKEN_BEFORE - options:
-            hint = _hint(key, options | {'type'}, 0.8 if takes_others else 0.6)
+            hint = _hint(key, options | {'type'}, cutoff=0.8)
             if hint or not takes_others:
                 raise ValueError(f'{where}: {kind.__name__} has no option {key!r}{hint}')
     try:
@@ -181,6 +180,6 @@ def _options(kind: type) -> tuple[set[str], bool]:
     return names - {'self', 'args', 'kwargs'}, takes_others
 
 
-def _hint(name: str, known: Any, cutoff: float = 0.6) -> str:
+def _hint(name: str, known: Any, cutoff: float) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f'; did you mean {near[0]!r}?' if near else ''

@@ -2,15 +2,18 @@
 
 import functools
 import http.server
+import logging
 import pickle
 import re
 import threading
+from types import SimpleNamespace
 
 import mmengine
 import pytest
 import torch
 import yaml
 from mmdet.apis import init_detector
+from mmdet.registry import HOOKS
 from mmengine.config import Config
 from mmengine.fileio.handlers import YamlHandler
 from mmengine.logging import HistoryBuffer, MessageHub
@@ -158,22 +161,39 @@ def test_the_config_text_in_a_checkpoint_is_not_run(weights, shapes, tmp_path):
     assert marker.exists()
 
 
+@pytest.mark.parametrize('hook', ['CheckpointHook', 'AtomicCheckpointHook'])
 @pytest.mark.parametrize(
     ('path', 'kept'),
     [
-        ('work_dirs/x/best_coco_segm_mAP_iter_300.pth', True),
-        ('best_coco_bbox_mAP_epoch_12.pth', True),
+        ('{run}/best_coco_segm_mAP_iter_300.pth', True),
+        ('run/best_coco_bbox_mAP_epoch_12.pth', True),
         (None, False),
+        (7, False),
         ('/etc/passwd', False),
-        ('best_of.pth/..', False),
-        ('/home/me/thesis.pth', False),
+        ('{run}', False),
+        ('{run}/iter_300.pth', False),
+        ('{run}/best_of.pth/..', False),
+        ('{run}/best_of.pth/mine.txt', False),
+        ('{run}/../best_of_another_run.pth', False),
+        ('best_coco_segm_mAP_iter_300.pth', False),
+        ('/home/me/best_thesis.pth', False),
     ],
 )
-def test_a_resume_removes_no_file_that_a_checkpoint_names(path, kept, tmp_path):
-    info = dict(iter=1, best_score=0.5, best_ckpt=path)
-    torch.save(dict(state_dict={}, message_hub=dict(runtime_info=info)), tmp_path / 'x.pth')
-    loaded = load(tmp_path / 'x.pth')['message_hub']['runtime_info']
-    assert loaded == (info if kept else dict(iter=1, best_score=0.5))
+def test_a_resume_removes_no_file_that_a_checkpoint_names(path, kept, hook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = path.format(run=tmp_path / 'run') if isinstance(path, str) else path
+    hub = MessageHub('hostile')
+    hub.runtime_info.update(dict.fromkeys(('best_ckpt', 'best_ckpt_a', 'best_ckpt_b'), path), keep_ckpt_ids=['../x'])
+    logger = logging.getLogger('hostile')
+    runner = SimpleNamespace(work_dir=str(tmp_path / 'run'), message_hub=hub, logger=logger, iter=0, max_iters=1)
+    one, two = (
+        HOOKS.build(dict(type=hook, save_best=best, rule='greater', max_keep_ckpts=1)) for best in ('a', ['a', 'b'])
+    )
+    one.before_train(runner)
+    two.before_train(runner)
+    assert one.best_ckpt_path == (path if kept else None)
+    assert two.best_ckpt_path_dict == dict.fromkeys('ab', path if kept else None)
+    assert not one.keep_ckpt_ids
 
 
 def test_an_array_is_filled_once(tmp_path):
