@@ -627,6 +627,15 @@ def test_an_unknown_option_is_told_with_the_usage(tool, call, capsys):
     assert 'usage: ' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('text', ['1,', '1,x', '1;2', '', 'first', '1.5'])
+def test_stages_that_are_none(text, call, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call('train.py', EDGE, '--edge-stages', text)
+    assert stopped.value.code == 2
+    message = f"--edge-stages: expected 'all', 'last', or numbers .* such as 1,2; got '{text}'$"
+    assert re.search(message, capsys.readouterr().err.strip())
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which('mount') is None, reason='mounting needs root')
 def test_a_read_only_file_system(error_of, shapes, tmp_path):
     place = tmp_path / 'place'
