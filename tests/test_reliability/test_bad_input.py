@@ -17,8 +17,9 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.utils import get_installed_path
+from PIL import Image
 
-from mmdet_edge.datasets.check_annotations import _run_length, check_annotations, check_dataset
+from mmdet_edge.datasets.check_annotations import ORIENTATION, _run_length, check_annotations, check_dataset
 from mmdet_edge.engine.check_model import build_model
 from mmdet_edge.engine.command_line import _check_names, _sections, check_data, load_config
 
@@ -390,6 +391,56 @@ def test_annotations_with_warnings(case, tmp_path):
     else:
         (found,) = problems.warnings
         assert re.search(message, found), found
+
+
+def write_image(folder, size, orientation=None, ending='.png'):
+    exif = Image.Exif()
+    if orientation:
+        exif[ORIENTATION] = orientation
+    Image.new('RGB', size).save(folder / f'0{ending}', exif=exif)
+
+
+@pytest.mark.parametrize('ending', ['.png', '.jpg'])
+@pytest.mark.parametrize(
+    ('size', 'orientation', 'fits'),
+    [
+        ((64, 48), None, True),
+        ((64, 48), 3, True),
+        ((64, 48), 6, True),
+        ((48, 64), 6, True),
+        ((48, 64), 1, False),
+        ((48, 64), None, False),
+        ((32, 24), None, False),
+        ((32, 24), 8, False),
+        ((64, 47), None, False),
+    ],
+)
+def test_an_image_of_another_size(size, orientation, fits, ending, tmp_path):
+    write_image(tmp_path, size, orientation, ending)
+    given = json.dumps(first_image(file_name=f'0{ending}'))
+    (tmp_path / '1.png').write_bytes(b'no image')
+    (tmp_path / 'x.json').write_text(given)
+    problems = check_annotations(str(tmp_path / 'x.json'), ('cat', 'dog'), str(tmp_path))
+    if fits:
+        assert problems.errors == []
+    else:
+        (found,) = problems.errors
+        assert re.search('1 images of another size than the file says, .*resized after they were annotated', found)
+        assert found.endswith(f': {tmp_path}/0{ending} is {size[1]} high and {size[0]} wide, the file says 48 and 64')
+
+
+@pytest.mark.parametrize(('number', 'opened'), [(1, 1), (100, 100), (101, 51), (1000, 100)])
+def test_a_sample_of_the_images_is_opened(number, opened, tmp_path, monkeypatch):
+    given = content(
+        images=[dict(id=i, file_name=f'{i}.png', height=48, width=64) for i in range(number)], annotations=[]
+    )
+    for i in range(number):
+        (tmp_path / f'{i}.png').write_bytes(b'x')
+    (tmp_path / 'x.json').write_text(json.dumps(given))
+    seen = []
+    monkeypatch.setattr(Image, 'open', lambda path: seen.append(int(path.stem)) or (_ for _ in ()).throw(OSError))
+    assert not check_annotations(str(tmp_path / 'x.json'), None, str(tmp_path), is_training=False).errors
+    assert len(seen) == opened and seen[-1] >= number - 10
 
 
 def test_all_problems_are_told_and_counted(tmp_path):
