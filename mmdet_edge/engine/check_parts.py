@@ -124,7 +124,7 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
     kind = _find(name, part.get('_scope_'), registries) if isinstance(name, str) else name
     if kind is None:
         registered = [key for registry in registries for key in _registered(registry)]
-        hint = _hint(name.split('.')[-1], registered, cutoff=0.6)
+        hint = _hint(f'{name}'.split('.')[-1], registered, cutoff=0.6)
         raise ValueError(f'{where}.type: {name} is not in the {registries[0].name} registry{hint}')
     if inspect.isclass(kind):
         options, takes_others = _options(kind)
@@ -152,8 +152,12 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
 
 def _find(name: str, scope: Optional[str], registries: tuple[Registry, ...]) -> Any:
     for registry in registries:
-        with registry.switch_scope_and_registry(scope) as scoped:
-            kind = scoped.get(name)
+        try:
+            with registry.switch_scope_and_registry(scope) as scoped:
+                kind = scoped.get(name)
+        except Exception:
+            # A name with dots is imported, which can fail in any way.
+            continue
         if kind is not None:
             return kind
     return None

@@ -495,7 +495,10 @@ def _sections() -> set[str]:
 def _check_names(names: Iterable[str], known: set[str], where: str, cutoff: float) -> None:
     """Refuse what is all but the name of a section: mmengine would take it, and nothing would read it."""
     for name in names:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+        near = [other for other in known if sorted(other) == sorted(name)]
+        if not near and len(name) > 5:
+            # A shorter one, say mode, is as good a word as model.
+            near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
         # What a config calls val_evaluator_2 is a part of its val_evaluator.
         if name not in known and near and not name.startswith(f'{near[0]}_'):
             raise stop(

@@ -75,6 +75,7 @@ CONFIG_CASES = {
         "mine.py has 'optim_wraper', which nothing reads; did you mean 'optim_wrapper'",
     ),
     'misspelt hooks': ("custom_hook = [dict(type='EMAHook')]", "has 'custom_hook', .* did you mean 'custom_hooks'"),
+    'letters exchanged': ("modle = dict(type='HTC')", "has 'modle', .* did you mean 'model'"),
     'misspelt file': ("load_form = 'x.pth'", "has 'load_form', which nothing reads; did you mean 'load_from'"),
     'syntax error': ('model = dict(', 'cannot be read: SyntaxError'),
     'unknown name': ('model = dict(a=b)', "cannot be read: NameError: name 'b' is not defined"),
@@ -154,6 +155,7 @@ def test_no_variable_of_a_config_is_taken_for_a_misspelt_section(folder):
         for target in statement.targets
         if isinstance(target, ast.Name)
     }
+    names |= {'mode', 'val_dataset', 'seed', 'model_cfg', 'teacher_model', 'load_pipeline', 'val_evaluator_2'}
     assert {'model', 'train_dataloader'} < names and len(names) > dict(mmdet=200, ours=10)[folder]
     _check_names(names, _sections(), f'{folder} has', cutoff=0.85)
 
@@ -167,6 +169,12 @@ OPTION_CASES = {
     'optimizer typo': (
         'optim_wrapper.optimizer.type=SDG',
         "optimizer.type: SDG is not in the optimizer registry.*'SGD'",
+    ),
+    'optimizer of None': ('optim_wrapper.optimizer.type=None', 'optimizer.type: None is not in the optimizer registry'),
+    'optimizer elsewhere': ('optim_wrapper.optimizer.type=no.such.SGD', 'no.such.SGD is not in .*registry'),
+    'hook of nothing': (
+        'custom_hooks.0.type=.MaskBranchEvalHook',
+        'custom_hooks.0.type: .MaskBranch.* is not in the hook',
     ),
     'optimizer option': (
         'optim_wrapper.optimizer.nesterof=True',
