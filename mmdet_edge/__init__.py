@@ -5,7 +5,7 @@ Importing the package registers its modules in MMDetection's registries; in a co
 """
 
 from .apply import apply_edge_agreement
-from .compat import allow_mmengine_checkpoints, disarm_checkpoints
+from .compat import allow_mmengine_checkpoints, disarm_checkpoints, disarm_yaml
 from .engine.hooks import (
     AtomicCheckpointHook,
     EdgeVisualizationHook,
@@ -29,6 +29,7 @@ from .version import __version__
 
 allow_mmengine_checkpoints()
 disarm_checkpoints()
+disarm_yaml()
 
 __all__ = [
     'AtomicCheckpointHook',

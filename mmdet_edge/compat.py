@@ -1,10 +1,11 @@
-"""What recent PyTorch needs to run mmengine 0.10, and what mmengine needs to load a checkpoint without running it.
+"""What recent PyTorch needs to run mmengine 0.10, and what mmengine needs to read a file without running it.
 
 Each piece acts only where it is needed and names the upstream issue that it answers; once mmengine has fixed that,
 the piece can go.
 """
 
 import functools
+import os
 import pickle
 import re
 from typing import Any, Callable, Optional
@@ -12,12 +13,24 @@ from typing import Any, Callable, Optional
 import mmengine.runner.checkpoint
 import numpy as np
 import torch
+import yaml.constructor
+from mmengine.fileio import register_handler
+from mmengine.fileio.handlers import YamlHandler
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
+try:
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:
+    # PyYAML built without libyaml: the same, slower.
+    from yaml import SafeLoader
+
 # What mmengine logs, and what scalars and arrays of a checkpoint may be: numbers, no objects and no structures.
 NUMERIC_DTYPES = {np.dtype(code).str[1:] for code in '?bBhHiIlLqQefdg'}
+PYTHON_TAG = 'tag:yaml.org,2002:python/'
 STATISTICS = ('min', 'max', 'mean', 'current')
 
 
@@ -151,10 +164,11 @@ def disarm_checkpoints() -> None:
 
     - ``Runner.resume`` runs ``meta['config']`` as Python, to compare the number of GPUs. mmengine never writes that
       key; checkpoints of mmdet 2 have it, which cannot be resumed anyway.
+      The text is dropped when a checkpoint is loaded.
     - After a resume, ``CheckpointHook`` removes the file or folder that the checkpoint names as the best one so far,
-      once there is a better one. mmengine's own is called ``best_*.pth``.
-
-    Anything else in these places is dropped when a checkpoint is loaded.
+      once there is a better one, and the outdated ones that it names. What is not a ``best_*.pth`` directly in the
+      folder that this training writes to, or not the number of a step, is forgotten: also the best one of the training
+      in another folder, whose checkpoint it was resumed from.
     """
     load = CheckpointLoader.load_checkpoint
 
@@ -163,14 +177,61 @@ def disarm_checkpoints() -> None:
         cls: type, filename: str, map_location: Any = None, logger: Optional[Any] = 'current'
     ) -> dict[str, Any]:
         checkpoint = load(filename, map_location, logger)
-        meta, hub = (checkpoint.get(key) if isinstance(checkpoint, dict) else None for key in ('meta', 'message_hub'))
+        meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
         if isinstance(meta, dict):
             meta.pop('config', None)
-        info = hub.get('runtime_info') if isinstance(hub, dict) else None
-        info = info if isinstance(info, dict) else {}
-        for key in list(info):
-            if str(key).startswith('best_ckpt') and not re.fullmatch(r'(.*/)?best_[^/]*\.pth', str(info[key])):
-                del info[key]
         return checkpoint
 
     CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+    prepare = CheckpointHook.before_train
+
+    @functools.wraps(prepare)
+    def before_train(self: CheckpointHook, runner: Runner) -> None:
+        info = runner.message_hub.runtime_info
+        if not all(type(step) is int for step in info.get('keep_ckpt_ids', [])):
+            del info['keep_ckpt_ids']
+        prepare(self, runner)
+        if hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = _own_best(self.out_dir, self.best_ckpt_path)
+        for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
+            self.best_ckpt_path_dict[key] = _own_best(self.out_dir, path)
+
+    CheckpointHook.before_train = before_train
+
+
+def _own_best(folder: str, path: Any) -> Optional[str]:
+    """Return the path of a best checkpoint directly in a folder; None if it is anything else."""
+    of_path, name = os.path.split(os.path.abspath(str(path)))
+    return path if of_path == os.path.abspath(folder) and re.fullmatch(r'best_.*\.pth', name) else None
+
+
+class _YamlLoader(SafeLoader):
+    """Reads values, and the tuples that ``Config.dump`` writes; whatever else a file asks Python for is refused."""
+
+    def tuple_of(self, node: Any) -> tuple:
+        """Read a tuple."""
+        return tuple(self.construct_sequence(node, deep=True))
+
+    def refuse(self, tag: str, node: Any) -> Any:
+        """Refuse to make a Python object."""
+        raise yaml.constructor.ConstructorError(
+            problem=f'a YAML file may hold values only, nothing that runs: {node.tag.replace(PYTHON_TAG, "!!python/")}',
+            problem_mark=node.start_mark,
+        )
+
+
+_YamlLoader.add_constructor(f'{PYTHON_TAG}tuple', _YamlLoader.tuple_of)
+_YamlLoader.add_multi_constructor(PYTHON_TAG, _YamlLoader.refuse)
+
+
+class _YamlHandler(YamlHandler):
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+        return super().load_from_fileobj(file, **{'Loader': _YamlLoader, **kwargs})
+
+
+def disarm_yaml() -> None:
+    """Let mmengine read YAML, configs among it, without calling the functions that a file names.
+
+    mmengine's own handler uses the loader that calls them.
+    """
+    register_handler(['yaml', 'yml'])(_YamlHandler)

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
 from mmdet_edge import EdgeLoss, EdgeWeightedCrossEntropyLoss
+from mmdet_edge.engine.check_parts import check_parts
 
 ROOT = Path(__file__).parents[1]
 MMDET = Path(get_installed_path('mmdet')) / '.mim' / 'configs'
@@ -163,6 +164,25 @@ def test_states_nothing_but_the_mask_head(name):
 
 def _is_head(node):
     return isinstance(node, ast.Call) and any('MaskHead' in ast.dump(k.value) for k in node.keywords if k.arg == 'type')
+
+
+# One of each folder, and what is wrong with it.
+THEIRS = sorted(
+    {path.parent.name: path for path in sorted(MMDET.glob('*/*.py')) if path.parent.name[0] != '_'}.values()
+)
+THEIR_MISTAKES = r'is not installed|pip install|MOTChallengeMetrics is not|CocoMetric has no option .eval_mode'
+
+
+@pytest.mark.parametrize('path', [*THEIRS, *(ROOT / 'configs' / name for name in [*TWINS, *OWN])], ids=lambda p: p.stem)
+def test_no_part_is_taken_for_misspelt(path, read_config):
+    try:
+        cfg = read_config(path)
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        pytest.skip(f'{path.name} cannot be read: {error}')
+    try:
+        check_parts(cfg, ('train', 'val', 'test'))
+    except ValueError as error:
+        assert re.search(THEIR_MISTAKES, f'{error}')
 
 
 def test_no_imports_in_configs():

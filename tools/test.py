@@ -16,6 +16,7 @@ from mmdet_edge.engine.command_line import (
     check_data,
     check_keys,
     check_model,
+    check_parts,
     check_writable,
     load_config,
     stop,
@@ -88,6 +89,7 @@ def main() -> None:
     if args.tta:
         use_tta(cfg)
 
+    check_parts(cfg, ('test',))
     check_checkpoint(args.checkpoint, model)
     check_data(cfg, ('test',))
     # The runner builds its own.

@@ -13,6 +13,7 @@ from mmdet_edge.engine.command_line import (
     check_data,
     check_keys,
     check_model,
+    check_parts,
     check_pretrained,
     check_writable,
     load_config,
@@ -26,7 +27,14 @@ from mmdet_edge.engine.hooks.atomic_checkpoint_hook import DISK_IS_FULL, Checkpo
 
 def stages(text: str) -> Union[str, list[int]]:
     """Read the value of --edge-stages."""
-    return text if text in ('all', 'last') else [int(stage) for stage in text.split(',')]
+    if text in ('all', 'last'):
+        return text
+    try:
+        return [int(stage) for stage in text.split(',')]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected 'all', 'last', or numbers counted from 0 with commas between them, such as 1,2; got {text!r}"
+        ) from None
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,6 +87,7 @@ def main() -> None:
         use_resume(cfg, args.resume)
 
     check_amp(cfg)
+    check_parts(cfg, ('train', 'val'))
     check_data(cfg, ('train', 'val'))
     check_pretrained(cfg.model)
     model = check_model(cfg)

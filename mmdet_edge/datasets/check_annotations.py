@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +14,18 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine import list_from_file
 from mmengine.config import ConfigDict
+from PIL import Image
 
 from .config import loads_masks
 
 SHOWN = 5
 """Ids or names that a message lists."""
+
+OPENED = 100
+"""Images of a data set whose header is read."""
+
+ORIENTATION = 0x0112
+"""Number of the EXIF entry that says how an image is to be turned; from 5 on, height and width change places."""
 
 
 class AnnotationProblems:
@@ -82,8 +90,8 @@ def check_annotations(
         AnnotationProblems: The problems; the result is kept, for who asks again.
 
     Note:
-        The images are looked for, but not opened: mmdet stops with the name of one that cannot be decoded when it comes
-        to it.
+        The images are looked for, and the headers of up to 100 of them, evenly spread, are read for their size, but
+        none is decoded: mmdet stops with the name of one that cannot be when it comes to it.
     """
     problems = AnnotationProblems(path)
     try:
@@ -192,7 +200,7 @@ def _check_images(
 ) -> dict[Any, Optional[tuple[float, float]]]:
     """Return id -> (height, width), or None if the file does not say."""
     sizes: dict[Any, Optional[tuple[float, float]]] = {}
-    names: list[str] = []
+    files: list[tuple[str, Optional[tuple[float, float]]]] = []
     for item in images:
         wanted = {'id', 'height', 'width'} | ({'file_name'} if folder is not None else set())
         if not isinstance(item, dict) or not wanted <= set(item):
@@ -208,20 +216,52 @@ def _check_images(
             problems.error('images whose height or width is not a positive number', item['id'])
             sizes[item['id']] = None
         if folder is not None:
-            names.append(item['file_name'])
+            files.append((item['file_name'], sizes[item['id']]))
     if folder is not None:
-        _check_files(names, folder, problems)
+        _check_files(files, folder, problems)
     return sizes
 
 
-def _check_files(names: list[str], folder: str, problems: AnnotationProblems) -> None:
-    for name in names:
+def _check_files(
+    files: list[tuple[str, Optional[tuple[float, float]]]], folder: str, problems: AnnotationProblems
+) -> None:
+    found: list[tuple[Path, tuple[float, float]]] = []
+    for name, stated in files:
         place = Path(folder, name)
-        size = os.path.getsize(place) if os.path.isfile(place) else None
+        try:
+            size = place.stat().st_size
+        except OSError:
+            size = None
         if size is None:
             problems.error(f'images that are not in {folder}', name)
         elif size == 0:
             problems.error(f'images in {folder} that are empty files', name)
+        elif stated is not None:
+            found.append((place, stated))
+    for place, (height, width) in found[:: math.ceil(len(found) / OPENED) or 1]:
+        real = _size_of_image(place, (height, width))
+        if real != (height, width):
+            problems.error(
+                'images of another size than the file says, so that masks would be misplaced (resized after they were '
+                'annotated, or height and width exchanged?)',
+                f'{place} is {real[0]} high and {real[1]} wide, the file says {height} and {width}',
+            )
+
+
+def _size_of_image(path: Path, stated: tuple[float, float]) -> tuple[float, float]:
+    """Return height and width from the header of an image; what is stated if it is of a kind that PIL cannot read."""
+    try:
+        with warnings.catch_warnings():
+            # About very large images, which are not decoded here.
+            warnings.simplefilter('ignore')
+            with Image.open(path) as image:
+                width, height = image.size
+                # OpenCV turns an image as its EXIF data say; who annotated it may have seen it either way.
+                if (width, height) == stated and image.getexif().get(ORIENTATION, 1) >= 5:
+                    return stated
+                return height, width
+    except (OSError, Image.DecompressionBombError):
+        return stated
 
 
 def _check_objects(

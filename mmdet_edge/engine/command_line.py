@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -30,6 +30,7 @@ from mmdet_edge.config_types import type_of
 from mmdet_edge.datasets.check_annotations import AnnotationProblems, check_dataset
 from mmdet_edge.datasets.config import inner_datasets
 
+from . import check_parts as parts
 from .check_model import build_model, check_weights
 
 # setuptools < 81 warns at each import, and mmengine cannot do without (see requirements.txt).
@@ -90,8 +91,8 @@ def load_config(
         Config: The config, with ``launcher`` and ``work_dir`` set.
 
     Raises:
-        SystemExit: If the config file does not exist, the environment cannot read it, an option is misspelt, or the
-            model cannot have the edge loss.
+        SystemExit: If the config file does not exist, the environment cannot read it, a section or option is misspelt,
+            or the model cannot have the edge loss.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     if importlib.util.find_spec('pkg_resources') is None:
@@ -110,7 +111,8 @@ def load_config(
         # A config is a program, which can fail in any way.
         raise stop(f'{path} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}') from error
     options = dict(cfg_options or {})
-    _check_option_names(options, cfg)
+    _check_names(cfg, _sections(), f'{path} has', cutoff=0.85)
+    _check_names((key.split('.')[0] for key in options), _sections() | set(cfg), '--cfg-options has', cutoff=0.8)
     if 'data_root' in options and 'data_root' in cfg:
         move_data_root(cfg, cfg.data_root, str(options.pop('data_root')))
     try:
@@ -310,6 +312,22 @@ def end_children_with_this_process() -> None:
         os.register_at_fork(after_in_child=lambda: set_death_signal(option, signal.SIGKILL))
 
 
+def check_parts(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check the types and options of what a config has beside the model: see :func:`.check_parts.check_parts`.
+
+    Args:
+        cfg (Config): The config.
+        splits (tuple[str, ...]): Of 'train', 'val', 'test', those that will run.
+
+    Raises:
+        SystemExit: At the first type or option that there is not, or value that is refused.
+    """
+    try:
+        parts.check_parts(cfg, splits)
+    except ValueError as error:
+        raise stop(str(error)) from None
+
+
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     """Check that the files of the data sets are there, and what the annotation files say.
 
@@ -355,7 +373,7 @@ def check_keys(cfg: Config, *keys: str) -> None:
     """
     for key in keys:
         if cfg.get(key) is None:
-            near = difflib.get_close_matches(key, set(cfg) - _runner_keys(), n=1)
+            near = difflib.get_close_matches(key, set(cfg) - _sections(), n=1)
             hint = f'; it has {near[0]!r}: a typo?' if near else ''
             raise stop(f'the config has no {key}{hint}')
 
@@ -490,19 +508,25 @@ def _ranks() -> tuple[str, str]:
     return '0', '0'
 
 
-def _runner_keys() -> set[str]:
-    """Return the sections of a config that mmengine's runner and mmdet's tools know."""
-    return {*inspect.signature(Runner.__init__).parameters, 'auto_scale_lr', 'tta_model', 'tta_pipeline'}
+def _sections() -> set[str]:
+    """Return the sections of a config that mmengine, mmdet's tools and ours read."""
+    of_runner = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    return of_runner | {'compile', 'custom_imports', 'find_unused_parameters', 'runner_type', 'tta_model'}
 
 
-def _check_option_names(options: dict, cfg: Config) -> None:
-    """Refuse what is all but the name of a section: mmengine would add it, and nothing would read it."""
-    known = _runner_keys() | set(cfg)
-    for key in options:
-        name = key.split('.')[0]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if name not in known and near:
-            raise stop(f'--cfg-options {key}: the config has no {name!r}; did you mean {near[0]!r}?')
+def _check_names(names: Iterable[str], known: set[str], where: str, cutoff: float) -> None:
+    """Refuse what is all but the name of a section: mmengine would take it, and nothing would read it."""
+    for name in names:
+        near = [other for other in known if sorted(other) == sorted(name)]
+        if not near and len(name) > 5:
+            # A shorter one, say mode, is as good a word as model.
+            near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+        # What a config calls val_evaluator_2 is a part of its val_evaluator.
+        if name not in known and near and not name.startswith(f'{near[0]}_'):
+            raise stop(
+                f'{where} {name!r}, which nothing reads; did you mean {near[0]!r}? (A variable of your own needs '
+                'another name.)'
+            )
 
 
 def _is_local(path: str) -> bool:

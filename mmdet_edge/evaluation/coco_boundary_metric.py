@@ -8,6 +8,7 @@ medium, large), M limits on the number of detections.
 """
 
 import importlib.util
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import pycocotools.mask as mask_utils
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.fileio import load
+from mmengine.fileio import get
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
@@ -201,7 +202,7 @@ class CocoBoundaryMetric(CocoMetric):
                 source = 'segm' if metric == 'boundary' else metric
                 if source not in files:
                     raise KeyError(f'{type(self).__name__}: {metric} needs masks, and the predictions have none')
-                detections = load(files[source])
+                detections = json.loads(get(files[source]))
                 if not detections:
                     logger.error('The testing results of the whole dataset is empty.')
                     break

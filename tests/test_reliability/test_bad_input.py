@@ -1,10 +1,12 @@
 """What users get wrong: each case with the message that tells them, before anything is written."""
 
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,10 +18,12 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
+from mmengine.utils import get_installed_path
+from PIL import Image
 
-from mmdet_edge.datasets.check_annotations import _run_length, check_annotations, check_dataset
+from mmdet_edge.datasets.check_annotations import ORIENTATION, _run_length, check_annotations, check_dataset
 from mmdet_edge.engine.check_model import build_model, check_weights
-from mmdet_edge.engine.command_line import check_data, load_config
+from mmdet_edge.engine.command_line import _check_names, _sections, check_data, load_config
 
 from .conftest import CONFIGS, EDGE, ROOT
 
@@ -64,7 +68,17 @@ CONFIG_CASES = {
     'no optimizer': ('optim_wrapper = None', 'the config has no optim_wrapper'),
     'no schedule': ('train_cfg = None', 'the config has no train_cfg'),
     'no model': ('model = None', 'the config has no model'),
-    'data set typo': ("train_dataloader = dict(dataset=dict(type='CocoDatset'))", 'CocoDatset is not a data set'),
+    'data set typo': (
+        "train_dataloader = dict(dataset=dict(type='CocoDatset'))",
+        "dataset.type: CocoDatset is not in .*did you mean 'CocoDataset'",
+    ),
+    'misspelt section': (
+        'optim_wraper = dict(optimizer=dict(lr=1))',
+        "mine.py has 'optim_wraper', which nothing reads; did you mean 'optim_wrapper'",
+    ),
+    'misspelt hooks': ("custom_hook = [dict(type='EMAHook')]", "has 'custom_hook', .* did you mean 'custom_hooks'"),
+    'letters exchanged': ("modle = dict(type='HTC')", "has 'modle', .* did you mean 'model'"),
+    'misspelt file': ("load_form = 'x.pth'", "has 'load_form', which nothing reads; did you mean 'load_from'"),
     'syntax error': ('model = dict(', 'cannot be read: SyntaxError'),
     'unknown name': ('model = dict(a=b)', "cannot be read: NameError: name 'b' is not defined"),
     'missing import': (
@@ -148,10 +162,71 @@ def test_a_shared_head_and_a_data_set_with_its_own_classes():
         build_model(cfg)
 
 
+@pytest.mark.parametrize('folder', ['mmdet', 'ours'])
+def test_no_variable_of_a_config_is_taken_for_a_misspelt_section(folder):
+    configs = Path(get_installed_path('mmdet'), '.mim', 'configs') if folder == 'mmdet' else ROOT / 'configs'
+    names = {
+        target.id
+        for path in configs.rglob('*.py')
+        for statement in ast.parse(path.read_text()).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    names |= {'mode', 'val_dataset', 'seed', 'model_cfg', 'teacher_model', 'load_pipeline', 'val_evaluator_2'}
+    assert {'model', 'train_dataloader'} < names and len(names) > dict(mmdet=200, ours=10)[folder]
+    _check_names(names, _sections(), f'{folder} has', cutoff=0.85)
+
+
 OPTION_CASES = {
-    'section typo': ('trian_cfg.max_iters=3', "the config has no 'trian_cfg'; did you mean 'train_cfg'"),
+    'section typo': ('trian_cfg.max_iters=3', "--cfg-options has 'trian_cfg', which .*; did you mean 'train_cfg'"),
+    'variable typo': ('dataroot=x', "--cfg-options has 'dataroot', which .*; did you mean 'data_root'"),
     'index out of range': ('param_scheduler.7.end=3', '--cfg-options .*param_scheduler.*7'),
     'below a text': ('default_scope.x=3', '--cfg-options .*default_scope'),
+    'wrapper typo': ('optim_wrapper.type=AmpOptimWraper', "AmpOptimWraper is not in .* mean 'AmpOptimWrapper'"),
+    'optimizer typo': (
+        'optim_wrapper.optimizer.type=SDG',
+        "optimizer.type: SDG is not in the optimizer registry.*'SGD'",
+    ),
+    'optimizer of None': ('optim_wrapper.optimizer.type=None', 'optimizer.type: None is not in the optimizer registry'),
+    'optimizer elsewhere': ('optim_wrapper.optimizer.type=no.such.SGD', 'no.such.SGD is not in .*registry'),
+    'hook of nothing': (
+        'custom_hooks.0.type=.MaskBranchEvalHook',
+        'custom_hooks.0.type: .MaskBranch.* is not in the hook',
+    ),
+    'optimizer option': (
+        'optim_wrapper.optimizer.nesterof=True',
+        "SGD has no option 'nesterof'; did you mean 'nesterov'",
+    ),
+    'unknown option': ('optim_wrapper.optimizer.speed=9', "optim_wrapper.optimizer: SGD has no option 'speed'$"),
+    'schedule typo': ('param_scheduler.0.type=LinearLRR', "param_scheduler.0.type: LinearLRR is not in .* 'LinearLR'"),
+    'schedule option': ('param_scheduler.0.start_fator=1', "LinearLR has no option 'start_fator'.*'start_factor'"),
+    'loop typo': ('train_cfg.type=IterBasedTrainLop', "IterBasedTrainLop is not in the loop.* 'IterBasedTrainLoop'"),
+    'loop option': ('train_cfg.max_iter=9', "train_cfg: IterBasedTrainLoop has no option 'max_iter'.*'max_iters'"),
+    'val loop option': ('val_cfg.fp=True', "val_cfg: ValLoop has no option 'fp'"),
+    'hook typo': ('custom_hooks.0.type=MaskBranchEvlHook', "custom_hooks.0.type: .* 'MaskBranchEvalHook'"),
+    'hook option': ('default_hooks.checkpoint.typ=x', "checkpoint: CheckpointHook has no option 'typ'.*'type'"),
+    'loader option': ('train_dataloader.batch_szie=2', "train_dataloader: DataLoader has no option 'batch_szie'"),
+    'sampler typo': (
+        'train_dataloader.sampler.type=InfinitSampler',
+        "sampler.type: InfinitSampler .*'InfiniteSampler'",
+    ),
+    'data option': ('train_dataloader.dataset.filter_cgf.x=1', "CocoDataset has no option 'filter_cgf'.*'filter_cfg'"),
+    'transform typo': (
+        'train_dataloader.dataset.pipeline.3.type=RandomFlipp',
+        "train_dataloader.dataset.pipeline.3.type: RandomFlipp is not in .*did you mean 'RandomFlip'",
+    ),
+    'transform value': ('train_dataloader.dataset.pipeline.3.prob=2', 'pipeline.3: RandomFlip cannot be built'),
+    'metric': ('val_evaluator.metric=segmm', 'val_evaluator: CocoBoundaryMetric cannot be built: .*segmm'),
+    'metric option': (
+        'val_evaluator.classwize=1',
+        "val_evaluator: CocoBoundaryMetric has no option 'classwize'.*'classwise'",
+    ),
+    'backend typo': ('visualizer.vis_backends.0.type=LocalVisBackand', "LocalVisBackand is not .*'LocalVisBackend'"),
+    'log option': (
+        'log_processor.windowsize=5',
+        "log_processor: LogProcessor has no option 'windowsize'.*'window_size'",
+    ),
     'loss by option': ('model.roi_head.mask_head.loss_edge.filters=sobel', None),
 }
 
@@ -172,7 +247,8 @@ def test_options(case, call, error_of, shapes, tmp_path):
     if message is None:
         call(*command)
     else:
-        assert re.search(message, error_of(*command))
+        found = error_of(*command)
+        assert re.search(message, found) and '\n' not in found, found
     assert not (tmp_path / 'run').exists()
 
 
@@ -341,6 +417,56 @@ def test_annotations_with_warnings(case, tmp_path):
     else:
         (found,) = problems.warnings
         assert re.search(message, found), found
+
+
+def write_image(folder, size, orientation=None, ending='.png'):
+    exif = Image.Exif()
+    if orientation:
+        exif[ORIENTATION] = orientation
+    Image.new('RGB', size).save(folder / f'0{ending}', exif=exif)
+
+
+@pytest.mark.parametrize('ending', ['.png', '.jpg'])
+@pytest.mark.parametrize(
+    ('size', 'orientation', 'fits'),
+    [
+        ((64, 48), None, True),
+        ((64, 48), 3, True),
+        ((64, 48), 6, True),
+        ((48, 64), 6, True),
+        ((48, 64), 1, False),
+        ((48, 64), None, False),
+        ((32, 24), None, False),
+        ((32, 24), 8, False),
+        ((64, 47), None, False),
+    ],
+)
+def test_an_image_of_another_size(size, orientation, fits, ending, tmp_path):
+    write_image(tmp_path, size, orientation, ending)
+    given = json.dumps(first_image(file_name=f'0{ending}'))
+    (tmp_path / '1.png').write_bytes(b'no image')
+    (tmp_path / 'x.json').write_text(given)
+    problems = check_annotations(str(tmp_path / 'x.json'), ('cat', 'dog'), str(tmp_path))
+    if fits:
+        assert problems.errors == []
+    else:
+        (found,) = problems.errors
+        assert re.search('1 images of another size than the file says, .*resized after they were annotated', found)
+        assert found.endswith(f': {tmp_path}/0{ending} is {size[1]} high and {size[0]} wide, the file says 48 and 64')
+
+
+@pytest.mark.parametrize(('number', 'opened'), [(1, 1), (100, 100), (101, 51), (1000, 100)])
+def test_a_sample_of_the_images_is_opened(number, opened, tmp_path, monkeypatch):
+    given = content(
+        images=[dict(id=i, file_name=f'{i}.png', height=48, width=64) for i in range(number)], annotations=[]
+    )
+    for i in range(number):
+        (tmp_path / f'{i}.png').write_bytes(b'x')
+    (tmp_path / 'x.json').write_text(json.dumps(given))
+    seen = []
+    monkeypatch.setattr(Image, 'open', lambda path: seen.append(int(path.stem)) or (_ for _ in ()).throw(OSError))
+    assert not check_annotations(str(tmp_path / 'x.json'), None, str(tmp_path), is_training=False).errors
+    assert len(seen) == opened and seen[-1] >= number - 10
 
 
 def test_all_problems_are_told_and_counted(tmp_path):
@@ -625,6 +751,15 @@ def test_an_unknown_option_is_told_with_the_usage(tool, call, capsys):
         call(tool, '--no-such-option')
     assert stopped.value.code == 2
     assert 'usage: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text', ['1,', '1,x', '1;2', '', 'first', '1.5'])
+def test_stages_that_are_none(text, call, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call('train.py', EDGE, '--edge-stages', text)
+    assert stopped.value.code == 2
+    message = f"--edge-stages: expected 'all', 'last', or numbers .* such as 1,2; got '{text}'$"
+    assert re.search(message, capsys.readouterr().err.strip())
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which('mount') is None, reason='mounting needs root')

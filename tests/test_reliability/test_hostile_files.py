@@ -1,15 +1,22 @@
 """A checkpoint is data: what it holds beside numbers and text is refused, and nothing in it is run."""
 
+import ast
 import functools
 import http.server
+import logging
 import pickle
 import re
 import threading
+from types import SimpleNamespace
 
+import mmengine
 import pytest
 import torch
+import yaml
 from mmdet.apis import init_detector
+from mmdet.registry import HOOKS
 from mmengine.config import Config
+from mmengine.fileio.handlers import YamlHandler
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -89,6 +96,18 @@ def command_lines(shapes, bad, good):
     ]
 
 
+def test_no_tool_that_reads_a_checkpoint_is_left_out():
+    listed = {command[0] for command in command_lines('data', 'bad', 'good')}
+    found = set()
+    for path in (ROOT / 'tools').rglob('*.py'):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, 'attr', '') == 'add_argument':
+                words = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
+                if re.search('checkpoint|weights|[.]pth', f'{words}', re.IGNORECASE):
+                    found.add(str(path.relative_to(ROOT / 'tools')))
+    assert found == listed
+
+
 @pytest.mark.parametrize('name', ['os.system', 'torch_legacy', 'tar'])
 def test_every_tool_refuses(name, code_files, error_of, shapes, checkpoint, tmp_path, monkeypatch):
     files, marker = code_files
@@ -155,22 +174,39 @@ def test_the_config_text_in_a_checkpoint_is_not_run(weights, shapes, tmp_path):
     assert marker.exists()
 
 
+@pytest.mark.parametrize('hook', ['CheckpointHook', 'AtomicCheckpointHook'])
 @pytest.mark.parametrize(
     ('path', 'kept'),
     [
-        ('work_dirs/x/best_coco_segm_mAP_iter_300.pth', True),
-        ('best_coco_bbox_mAP_epoch_12.pth', True),
+        ('{run}/best_coco_segm_mAP_iter_300.pth', True),
+        ('run/best_coco_bbox_mAP_epoch_12.pth', True),
         (None, False),
+        (7, False),
         ('/etc/passwd', False),
-        ('best_of.pth/..', False),
-        ('/home/me/thesis.pth', False),
+        ('{run}', False),
+        ('{run}/iter_300.pth', False),
+        ('{run}/best_of.pth/..', False),
+        ('{run}/best_of.pth/mine.txt', False),
+        ('{run}/../best_of_another_run.pth', False),
+        ('best_coco_segm_mAP_iter_300.pth', False),
+        ('/home/me/best_thesis.pth', False),
     ],
 )
-def test_a_resume_removes_no_file_that_a_checkpoint_names(path, kept, tmp_path):
-    info = dict(iter=1, best_score=0.5, best_ckpt=path)
-    torch.save(dict(state_dict={}, message_hub=dict(runtime_info=info)), tmp_path / 'x.pth')
-    loaded = load(tmp_path / 'x.pth')['message_hub']['runtime_info']
-    assert loaded == (info if kept else dict(iter=1, best_score=0.5))
+def test_a_resume_removes_no_file_that_a_checkpoint_names(path, kept, hook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = path.format(run=tmp_path / 'run') if isinstance(path, str) else path
+    hub = MessageHub('hostile')
+    hub.runtime_info.update(dict.fromkeys(('best_ckpt', 'best_ckpt_a', 'best_ckpt_b'), path), keep_ckpt_ids=['../x'])
+    logger = logging.getLogger('hostile')
+    runner = SimpleNamespace(work_dir=str(tmp_path / 'run'), message_hub=hub, logger=logger, iter=0, max_iters=1)
+    one, two = (
+        HOOKS.build(dict(type=hook, save_best=best, rule='greater', max_keep_ckpts=1)) for best in ('a', ['a', 'b'])
+    )
+    one.before_train(runner)
+    two.before_train(runner)
+    assert one.best_ckpt_path == (path if kept else None)
+    assert two.best_ckpt_path_dict == dict.fromkeys('ab', path if kept else None)
+    assert not one.keep_ckpt_ids
 
 
 def test_an_array_is_filled_once(tmp_path):
@@ -184,24 +220,116 @@ def test_an_array_is_filled_once(tmp_path):
         load(tmp_path / 'twice.pth')
 
 
-UNSAFE = {
-    'pickle': r'\bpickle\.loads?\(|read_pickle',
-    'yaml': r'\byaml\.(load|unsafe_load|full_load)\(',
-    'torch': r'weights_only\s*=\s*False',
-    'numpy': r'allow_pickle\s*=\s*True',
-    'python': r'(?<![\w.])(eval|exec)\(',
-    'shell': r'\bos\.system\(|shell\s*=\s*True',
+UNSAFE_MODULES = {'pickle', 'cPickle', '_pickle', 'cloudpickle', 'dill', 'joblib', 'marshal', 'shelve'}
+UNSAFE_NAMES = {'read_pickle', 'popen', 'system', 'unsafe_load', 'full_load', 'Loader', 'CLoader', 'FullLoader'}
+
+
+def trusts(node):
+    """Tell whether a piece of Python reads a file, or runs a text, with trust."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        names = {(alias.name, alias.asname) for alias in node.names}
+        if isinstance(node, ast.Import):
+            # The exception alone is needed of pickle: see below.
+            return bool({name.split('.')[0] for name, _ in names} & UNSAFE_MODULES) and names != {('pickle', None)}
+        module = (node.module or '').split('.')[0]
+        if module in UNSAFE_MODULES:
+            return names != {('UnpicklingError', None)}
+        unsafe = UNSAFE_NAMES | ({'load'} if module in ('mmengine', 'torch', 'yaml') else set())
+        return any(name in unsafe for name, _ in names)
+    if isinstance(node, ast.Attribute):
+        owner = getattr(node.value, 'id', '')
+        return (owner == 'pickle' and node.attr != 'UnpicklingError') or node.attr in UNSAFE_NAMES
+    if not isinstance(node, ast.Call):
+        return False
+    options = {option.arg: getattr(option.value, 'value', None) for option in node.keywords}
+    if options.get('allow_pickle') or options.get('shell') or getattr(node.func, 'id', '') in ('eval', 'exec'):
+        return True
+    called = ast.unparse(node.func).split('.')
+    if called == ['torch', 'load'] or options.get('weights_only') is False:
+        return options.get('weights_only') is not True
+    if called[0] == 'yaml':
+        return called[-1] in ('load', 'load_all')
+    # mmengine's unpickles what has the name of a pickle file.
+    return called in (['mmengine', 'load'], ['fileio', 'load'], ['mmengine', 'fileio', 'load'])
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        'import pickle; pickle.load(file)',
+        'pickle.Unpickler(file).load()',
+        'import pickle as p',
+        'from pickle import load',
+        'from pickle import UnpicklingError, Unpickler',
+        'import joblib',
+        'pandas.read_pickle(path)',
+        'mmengine.load("x.pkl")',
+        'from mmengine.fileio import load',
+        'from yaml import load',
+        'yaml.load(text, Loader=yaml.SafeLoader)',
+        'yaml.unsafe_load(text)',
+        'from yaml import CLoader',
+        'torch.load(path)',
+        'torch.load(path, weights_only=flag)',
+        'torch.load(path, weights_only=False)',
+        'load_url(address, weights_only=False)',
+        'from torch import load',
+        'numpy.load(path, allow_pickle=True)',
+        'eval(text)',
+        'os.system(text)',
+        'from os import popen',
+        'subprocess.run(text, shell=True)',
+    ],
+)
+def test_trust_is_found(line):
+    assert any(map(trusts, ast.walk(ast.parse(line))))
+
+
+def test_nothing_else_in_the_tree_reads_files_with_trust():
+    folders = ('mmdet_edge', 'tools', 'configs', 'projects')
+    files = [path for folder in folders for path in (ROOT / folder).rglob('*.py')]
+    assert len(files) > 50
+    found = [
+        f'{path.relative_to(ROOT)}: {ast.unparse(node)}'
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if trusts(node)
+    ]
+    assert found == []
+
+
+YAML_TRICKS = {
+    'function': '!!python/object/apply:os.system ["touch {marker}"]',
+    'program': '!!python/object/apply:subprocess.check_call [["touch", {marker}]]',
+    'class': '!!python/object/new:pathlib.Path [x]',
+    'name': '!!python/name:os.system',
+    'module': '!!python/module:antigravity',
+    'another tag': '!shell touch {marker}',
 }
 
 
-@pytest.mark.parametrize('kind', UNSAFE)
-def test_nothing_else_in_the_tree_reads_files_with_trust(kind):
-    files = [path for folder in ('mmdet_edge', 'tools', 'configs') for path in (ROOT / folder).rglob('*.py')]
-    assert len(files) > 50
-    found = [
-        f'{path.relative_to(ROOT)}: {line.strip()}'
-        for path in files
-        for line in path.read_text().splitlines()
-        if re.search(UNSAFE[kind], line)
-    ]
-    assert found == []
+@pytest.mark.parametrize('ending', ['.yaml', '.yml'])
+@pytest.mark.parametrize('trick', YAML_TRICKS)
+def test_yaml_runs_nothing(trick, ending, error_of, tmp_path):
+    marker, config, child = tmp_path / 'marker', tmp_path / f'bad{ending}', tmp_path / 'child.py'
+    config.write_text(f'model: {YAML_TRICKS[trick].format(marker=marker)}\n')
+    child.write_text(f"_base_ = './bad{ending}'\n")
+    for path in (config, child):
+        message = error_of('train.py', path, '--check')
+        assert f'{path} cannot be read: ConstructorError' in message and '\n' not in message
+    with pytest.raises(yaml.YAMLError):
+        mmengine.load(str(config))
+    assert not marker.exists()
+    if 'touch' in YAML_TRICKS[trick] and 'python' in YAML_TRICKS[trick]:
+        # What mmengine's own handler does with it.
+        YamlHandler().load_from_path(str(config))
+        assert marker.exists()
+
+
+def test_a_config_that_mmengine_wrote_as_yaml_is_read(tmp_path):
+    cfg = Config.fromfile(EDGE)
+    cfg.pairs = [(1, 2), dict(nested=((3,), [4]))]
+    cfg.dump(str(tmp_path / 'x.yaml'))
+    assert '!!python/tuple' in (tmp_path / 'x.yaml').read_text()
+    read = load_config(str(tmp_path / 'x.yaml'), work_dir='x')
+    assert read.to_dict() == dict(cfg.to_dict(), launcher='none', work_dir='x')

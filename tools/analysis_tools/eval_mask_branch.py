@@ -20,6 +20,7 @@ from mmdet_edge.engine.command_line import (
     check_data,
     check_keys,
     check_model,
+    check_parts,
     check_writable,
     load_config,
     stop,
@@ -47,6 +48,7 @@ def main() -> None:
         check_writable('--out', args.out, is_folder=False)
     cfg.load_from = args.checkpoint
     check_checkpoint(args.checkpoint, check_model(cfg))
+    check_parts(cfg, ('test',))
     check_data(cfg, ('test',))
     if args.check:
         return

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.runner import IterBasedTrainLoop, ValLoop
+from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, ValLoop
 
 from mmdet_edge import get_config_path
 from mmdet_edge.analysis import read_run
@@ -245,10 +245,15 @@ class Victim:
         return [path.name for path in self.work_dir.glob(f'.*{atomic_local_backend.UNFINISHED}')]
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Return what is in a checkpoint."""
+    return CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
+
+
 def is_whole(path: Path) -> bool:
     """Tell whether a checkpoint can be read."""
     try:
-        torch.load(path)
+        read(path)
     except Exception:
         return False
     return True
@@ -267,7 +272,7 @@ def differences(one: Any, two: Any, name: str = '') -> list[str]:
 
 def compare(killed: Victim, undisturbed: Victim) -> list[str]:
     """Return where two trainings differ."""
-    one, two = (torch.load(victim.checkpoints()[-1]) for victim in (killed, undisturbed))
+    one, two = (read(victim.checkpoints()[-1]) for victim in (killed, undisturbed))
     found = [found for key in ('state_dict', 'optimizer') for found in differences(one[key], two[key], key)]
     for key in ('loss', 'lr', 'coco/segm_mAP'):
         # An evaluation that was killed is not repeated: compare those of the steps that both have.

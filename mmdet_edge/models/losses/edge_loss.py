@@ -326,7 +326,8 @@ class EdgeLoss(nn.Module):
             is still connected to ``pred``, so that every rank of a distributed job has a gradient.
 
         Raises:
-            ValueError: If ranks or sizes do not fit, or ``reduction_override`` is unknown.
+            ValueError: If ranks or sizes do not fit, masks are too small for the ``padding_mode`` ('reflect' needs two
+                pixels each way), or ``reduction_override`` is unknown.
         """
         reduction = self.reduction if reduction_override is None else reduction_override
         if reduction not in REDUCTIONS:
@@ -354,6 +355,12 @@ class EdgeLoss(nn.Module):
                 )
             if len(pred) == 0:
                 return pred.flatten(1).sum(1) if reduction == 'none' else pred.sum()
+            side = 2 if self.padding_mode == 'reflect' else 1
+            if min(pred.shape[1:]) < side:
+                raise ValueError(
+                    f'{name}: with padding_mode={self.padding_mode!r} masks must be at least {side}x{side}, got '
+                    f'{pred.shape[1]}x{pred.shape[2]}'
+                )
             losses = self.instance_losses(pred, target)
             return self.loss_weight * weight_reduce_loss(losses, weight, reduction, avg_factor)
 

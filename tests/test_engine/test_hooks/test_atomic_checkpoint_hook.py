@@ -63,6 +63,17 @@ def test_the_best_checkpoint_stays_until_a_better_is_written(train, present, tmp
     assert names(tmp_path / 'run') == ['best_acc_iter_4.pth', 'iter_6.pth']
 
 
+@pytest.mark.parametrize('hook', ['CheckpointHook', 'AtomicCheckpointHook'])
+def test_the_best_checkpoint_of_another_run_stays(train, tmp_path, hook):
+    checkpoint = dict(type=hook, max_keep_ckpts=1, save_best='acc')
+    train('one', steps=2, checkpoint=checkpoint, values=[0.1])
+    train('two', steps=4, checkpoint=checkpoint, values=[0.3], resume=True, load_from=str(tmp_path / 'one/iter_2.pth'))
+    assert names(tmp_path / 'one') == ['best_acc_iter_2.pth', 'iter_2.pth']
+    assert names(tmp_path / 'two') == ['best_acc_iter_4.pth', 'iter_4.pth']
+    train('two', steps=6, checkpoint=checkpoint, values=[0.4], resume=True)
+    assert names(tmp_path / 'two') == ['best_acc_iter_6.pth', 'iter_6.pth']
+
+
 def test_epochs(train, present, tmp_path):
     train('run', epochs=3, checkpoint=dict(max_keep_ckpts=2))
     assert present == [set(), {'epoch_1.pth'}, {'epoch_1.pth', 'epoch_2.pth'}]

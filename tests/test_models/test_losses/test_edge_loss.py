@@ -279,3 +279,16 @@ def test_wrong_options(loss_class, options, error, message):
 def test_wrong_call(loss_class, pred, target, options, message):
     with pytest.raises(ValueError, match=f'^{loss_class.__name__}: {message}'):
         loss_class()(torch.zeros(pred), torch.zeros(target), **options)
+
+
+@pytest.mark.parametrize('smooth', [False, True])
+@pytest.mark.parametrize(('mode', 'side'), [('zeros', 1), ('replicate', 1), ('reflect', 2)])
+@BOTH
+def test_masks_too_small_for_their_border(loss_class, mode, side, smooth):
+    loss = loss_class(padding_mode=mode, smooth_pred=smooth)
+    assert loss(torch.zeros(2, side, side), torch.zeros(2, side, side)) >= 0
+    message = f'^{loss_class.__name__}: with padding_mode={mode!r} masks must be at least {side}x{side}, got '
+    for size in ((side - 1, 5), (5, side - 1)):
+        with pytest.raises(ValueError, match=f'{message}{size[0]}x{size[1]}$'):
+            loss(torch.zeros(2, *size), torch.zeros(2, *size))
+        assert loss(torch.zeros(0, *size), torch.zeros(0, *size)) == 0
