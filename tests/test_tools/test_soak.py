@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from .conftest import CONFIGS, ROOT, free_port, metrics, run, run_python
+from .conftest import CONFIGS, ROOT, evaluate_alone_and_in, free_port, run_python
 
 pytestmark = pytest.mark.soak
 
@@ -95,11 +95,7 @@ def test_evaluation_of_four_processes_equals_one(shapes, tmp_path):
     options = ['--cfg-options', f'data_root={shapes}', 'default_hooks.checkpoint.interval=4']
     short = ['train_cfg.max_iters=4', 'train_cfg.val_interval=4']
     run_python('train.py', EDGE, '--work-dir', tmp_path / 'run', *options, *short)
-    arguments = (EDGE, tmp_path / 'run' / 'iter_4.pth')
-    script = ROOT / 'tools' / 'dist_test.sh'
-    run('bash', script, *arguments, 4, '--work-dir', tmp_path / 'four', *options, PORT=free_port())
-    run_python('test.py', *arguments, '--work-dir', tmp_path / 'one', *options)
-    assert metrics(tmp_path / 'four') == metrics(tmp_path / 'one')
+    evaluate_alone_and_in(4, EDGE, tmp_path / 'run' / 'iter_4.pth', tmp_path, *options)
 
 
 def test_soak():

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from mmdet_edge.analysis import read_run
 
-from .conftest import CONFIGS, ROOT, free_port, lines_with, metrics, run, run_python, scalars
+from .conftest import CONFIGS, ROOT, evaluate_alone_and_in, free_port, lines_with, metrics, run, run_python, scalars
 
 BASELINE = CONFIGS / 'mask-rcnn_r18_fpn_1xb4-300i_shapes.py'
 EDGE = CONFIGS / 'mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
@@ -108,8 +108,8 @@ def test_test_writes_metrics_predictions_and_images(trained, shapes, tmp_path):
     final = {k: v for k, v in scalars(trained[1])[-1].items() if k.startswith('coco/')}
     assert metrics(tmp_path) == final and {'coco/segm_mAP_75', 'coco/bbox_mAP'} <= set(final)
     predictions = pickle.loads(out.read_bytes())
-    assert len(predictions) == 4 and 'masks' in predictions[0]['pred_instances']
-    assert len(list(tmp_path.glob('*/shown/*.png'))) == 4
+    assert len(predictions) == 5 and 'masks' in predictions[0]['pred_instances']
+    assert len(list(tmp_path.glob('*/shown/*.png'))) == 5
 
 
 def test_test_time_augmentation_of_boxes(trained, shapes, tmp_path):
@@ -155,13 +155,7 @@ def test_two_processes_one_without_objects(half_empty, tmp_path):
     assert weights['roi_head.mask_head.conv_logits.bias'].abs().min() > 0
 
     arguments = (EDGE, tmp_path / 'run' / 'iter_3.pth')
-    run(
-        'bash', ROOT / 'tools' / 'dist_test.sh', *arguments, 2, '--work-dir', tmp_path / 'two',
-        *options(half_empty, 3), PORT=free_port(),
-    )  # fmt: skip
-    run_python('test.py', *arguments, '--work-dir', tmp_path / 'one', *options(half_empty, 3))
-    assert metrics(tmp_path / 'two') == metrics(tmp_path / 'one')
-    assert 'coco/boundary_mAP' in metrics(tmp_path / 'one')
+    evaluate_alone_and_in(2, *arguments, tmp_path, *options(half_empty, 3))
 
     launch = ('torchrun', '--nproc_per_node=2', f'--master_port={free_port()}', EVAL_MASK_BRANCH, *arguments)
     run(*launch, '--launcher', 'pytorch', '--out', tmp_path / 'two.json', *options(half_empty, 3))
