@@ -208,6 +208,14 @@ def test_a_mistake_in_a_distributed_job_is_one_line(script, tmp_path):
     assert output.startswith('error: ') and 'not found' in output
 
 
+def test_only_damaged_checkpoints_end_a_distributed_job_with_one_line(shapes, tmp_path):
+    (tmp_path / 'iter_1.pth').write_bytes(b'')
+    command = ['bash', ROOT / 'tools' / 'dist_train.sh', EDGE, 2, '--work-dir', tmp_path, '--resume']
+    output = run(*command, *options(shapes, 2), code=1, PORT=free_port())
+    (line,) = lines_with(output, '^error: ')
+    assert 'cannot resume, no checkpoint can be read' in line and output.count('CheckpointError') == 0
+
+
 def test_check_starts_nothing(shapes, tmp_path):
     arguments = (EDGE, '--check', '--work-dir', tmp_path / 'run')
     assert run_python('train.py', *arguments, '--cfg-options', f'data_root={shapes}') == ''
