@@ -560,6 +560,16 @@ def test_an_unknown_option_is_told_with_the_usage(tool, call, capsys):
     assert 'usage: ' in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_a_folder_without_permission(error_of, shapes, tmp_path):
+    place = tmp_path / 'place'
+    place.mkdir(mode=0o500)
+    for path in (place, place / 'run'):
+        found = error_of('train.py', EDGE, '--work-dir', path, '--cfg-options', f'data_root={shapes}')
+        assert f'work dir: no permission to write {place}' in found
+    assert not list(place.iterdir())
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which('mount') is None, reason='mounting needs root')
 def test_a_read_only_file_system(error_of, shapes, tmp_path):
     place = tmp_path / 'place'
