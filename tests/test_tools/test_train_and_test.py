@@ -5,6 +5,8 @@ import os
 import pickle
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,6 +216,26 @@ def test_only_damaged_checkpoints_end_a_distributed_job_with_one_line(shapes, tm
     output = run(*command, *options(shapes, 2), code=1, PORT=free_port())
     (line,) = lines_with(output, '^error: ')
     assert 'cannot resume, no checkpoint can be read' in line and output.count('CheckpointError') == 0
+
+
+# Says, as the last thing that it does, which threads there are.
+WITH_THREADS_AT_EXIT = """
+import atexit, runpy, sys
+from pathlib import Path
+atexit.register(lambda: print('at exit:', *(p.read_text().strip() for p in Path('/proc/self/task').glob('*/comm'))))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='reads the names of threads from /proc')
+def test_gloo_has_ended_when_the_interpreter_does(shapes, tmp_path):
+    """Its threads can abort a process that has done its work."""
+    rank = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    command = [sys.executable, '-c', WITH_THREADS_AT_EXIT, ROOT / 'tools' / 'train.py', EDGE, '--launcher', 'pytorch']
+    output = run(*command, '--work-dir', tmp_path, *options(shapes, 1), **rank)
+    (line,) = lines_with(output, '^at exit: ')
+    assert (tmp_path / 'iter_1.pth').exists() and 'gloo' not in line
 
 
 def test_check_starts_nothing(shapes, tmp_path):
