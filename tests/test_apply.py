@@ -266,11 +266,12 @@ def test_each_kind_is_built(read_config):
 
 
 @pytest.mark.parametrize(('name', 'keys'), SMALL)
-def test_one_of_each_kind_trains_and_predicts(name, keys, read_config):
+def test_one_of_each_kind_trains_and_predicts_as_its_plain_twin(name, keys, read_config):
     register_all_modules()
     cfg = read_config(MMDET / name)
-    apply_edge_agreement(cfg)
     shrink(cfg.model)
+    plain = MODELS.build(cfg.model).eval()
+    apply_edge_agreement(cfg)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
@@ -287,8 +288,17 @@ def test_one_of_each_kind_trains_and_predicts(name, keys, read_config):
     heads = model.roi_head.mask_head
     for head in heads if len(keys) > 1 else [heads]:
         assert head.conv_logits.weight.grad.abs().sum() > 0
-    predicted = model.eval()(**model.data_preprocessor(data, False), mode='predict')
-    assert all('masks' in sample.pred_instances for sample in predicted)
+    # Strictly: both have the same parameters.
+    plain.load_state_dict(model.state_dict())
+    predicted, expected = (
+        [sample.pred_instances for sample in m.eval()(**m.data_preprocessor(data, False), mode='predict')]
+        for m in (model, plain)
+    )
+    for instances, others in zip(predicted, expected):
+        assert len(instances) > 0 and set(instances.keys()) >= {'bboxes', 'scores', 'labels', 'masks'}
+        assert 0 < instances.masks.float().mean() < 1
+        assert set(instances.keys()) == set(others.keys())
+        assert all(torch.equal(value, others[key]) for key, value in instances.items())
 
 
 def shrink(model):
@@ -302,7 +312,8 @@ def shrink(model):
     for proposals in (model.train_cfg.get('rpn_proposal'), model.test_cfg.rpn):
         if proposals:
             proposals.max_per_img = 20
-    model.test_cfg.rcnn.max_per_img = 3
+    # An untrained model is sure of nothing.
+    model.test_cfg.rcnn.update(max_per_img=3, score_thr=0)
     if roi_head.type == 'SparseRoIHead':
         roi_head.num_stages = 2
         for key in ('stage_loss_weights', 'bbox_head', 'mask_head'):

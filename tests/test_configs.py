@@ -149,6 +149,23 @@ def test_own_pairs_differ_in_the_mask_head_only(name, read_config):
     assert without_edge(cfg) == without_edge(baseline)
 
 
+@pytest.mark.parametrize('name', ['edge_staged', 'staged'])
+def test_the_staged_schedule(name, read_config):
+    cfg = read_config(ROOT / 'configs' / 'mask_rcnn_edge' / f'mask-rcnn_r101_fpn_{name}-160k_coco.py')
+    assert (cfg.train_cfg.type, cfg.train_cfg.max_iters) == ('IterBasedTrainLoop', 160000)
+    assert 'max_epochs' not in cfg.train_cfg
+    assert cfg.optim_wrapper.optimizer.lr == 0.001 and cfg.optim_wrapper.clip_grad == dict(max_norm=5)
+    # No warm-up beside it.
+    assert cfg.param_scheduler == [dict(type='MultiStepLR', by_epoch=False, milestones=[120000], gamma=0.1)]
+    # --auto-scale-lr on one GPU leaves the rate alone.
+    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == 2
+    assert cfg.train_dataloader.sampler.type == 'InfiniteSampler'
+    (resize,) = (step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'Resize')
+    assert resize.scale == (1024, 800) and cfg.model.data_preprocessor.pad_size_divisor == 1024
+    (hook,) = cfg.custom_hooks
+    assert hook.unfreeze_at == {'backbone': 120000, 'backbone.layer3': 40000, 'backbone.layer4': 40000}
+
+
 @pytest.mark.parametrize('name', [*TWINS, *OWN])
 def test_states_nothing_but_the_mask_head(name):
     statements = ast.parse((ROOT / 'configs' / name).read_text()).body

@@ -1,5 +1,5 @@
 # The set-up of the authors' code (Matterport's Mask R-CNN): in stages, gently, on square images. The learning rate does
-# not depend on the number of GPUs there, and theirs is not known.
+# not depend on the number of GPUs there, and theirs is not known: it is taken for that of Matterport's default, one GPU.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r101_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)
 
@@ -50,5 +50,6 @@ optim_wrapper = dict(
     optimizer=dict(lr=0.001),
     clip_grad=dict(max_norm=5.0),
 )
+auto_scale_lr = dict(base_batch_size=2)
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=10000, max_keep_ckpts=3))
 log_processor = dict(by_epoch=False)

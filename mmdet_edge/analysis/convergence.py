@@ -19,6 +19,8 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from rich.table import Table
 from rich.text import Text
 
+from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
+
 from .figures import COLOURS, LINE_STYLES
 from .statistics import Difference, lower_is_better, paired_difference
 
@@ -685,5 +687,5 @@ def write_convergence_report(
         draw_convergence(runs, baseline, several, metrics, tuning_metric, folder / 'convergence.png')
         parts.append(f'## How many times fewer steps\n\n{table}\n![Ends over lengths](convergence.png)\n')
     path = folder / 'report.md'
-    path.write_text('\n'.join(parts))
+    AtomicLocalBackend().put_text('\n'.join(parts), path)
     return path

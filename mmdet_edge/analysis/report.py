@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
+from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
 from mmdet_edge.version import __version__
 
 from .comparison import Comparison, LeftOut, Result
@@ -370,8 +371,6 @@ def write_report(comparison: Comparison, out_dir: Path, command: Optional[str] =
         'comparison.md': to_markdown(comparison, 'curves.png', command).encode(),
         'comparison.html': to_html(comparison, svg.decode(), command).encode(),
     }
-    out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (out_dir / name).write_bytes(content)
-    return out_dir / 'comparison.html'
+        AtomicLocalBackend().put(content, Path(out_dir, name))
+    return Path(out_dir, 'comparison.html')

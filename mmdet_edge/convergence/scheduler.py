@@ -29,6 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmdet_edge.analysis.convergence import ConvergenceRun, read_convergence
 from mmdet_edge.analysis.runs import read_run
+from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
 from mmdet_edge.engine.command_line import (
     build_runner,
     check_data,
@@ -111,7 +112,7 @@ class Scheduler:
                 raise BlockingIOError(f'{self.work_dir}: another call of this benchmark is running there') from None
             if self.results.exists() and not (text := self.results.read_text()).endswith('\n'):
                 # An earlier call was killed while it wrote the last line.
-                self.results.write_text(text[: text.rfind('\n') + 1])
+                AtomicLocalBackend().put_text(text[: text.rfind('\n') + 1], self.results)
             self._run()
 
     def _run(self) -> None:

@@ -5,6 +5,7 @@ import atexit
 import ctypes
 import difflib
 import functools
+import gc
 import importlib.util
 import inspect
 import os
@@ -266,16 +267,22 @@ def distribute_on_cpu(cfg: Config) -> None:
     if os.environ['RANK'] == '0':
         print(f'torch {torch.__version__} sees no GPU: {os.environ["WORLD_SIZE"]} CPU processes with gloo', flush=True)
     timeout = (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout')
-    # torch 2.1 does not take None for its default.
-    torch.distributed.init_process_group('gloo', **(dict(timeout=timedelta(seconds=timeout)) if timeout else {}))
+    timeout = timedelta(seconds=timeout) if timeout else torch.distributed.distributed_c10d.default_pg_timeout
+    torch.distributed.init_process_group('gloo', timeout=timeout)
     # Left to the end of the interpreter, gloo's threads can abort a process that has done its work.
-    atexit.register(torch.distributed.destroy_process_group)
+    atexit.register(_end_process_group)
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',
         device_ids=None,
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
+
+
+def _end_process_group() -> None:
+    # What holds it keeps its threads alive: the distributed model, in the runner's circles of references.
+    gc.collect()
+    torch.distributed.destroy_process_group()
 
 
 def check_amp(cfg: Config) -> None:

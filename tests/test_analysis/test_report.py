@@ -1,6 +1,8 @@
 import csv
+import errno
 import io
 import math
+import os
 import re
 from html import unescape
 from html.parser import HTMLParser
@@ -92,6 +94,19 @@ def test_the_report_is_reproducible_and_replaces_an_earlier_one(runs, tmp_path):
     assert first.read_bytes() == second.read_bytes()
     compare_runs({'base': runs['base']}, None, tmp_path / 'a')
     assert 'edge-slow' not in first.read_text()
+
+
+def test_what_cannot_be_written_leaves_the_earlier_report(runs, tmp_path, monkeypatch):
+    folder = compare_runs(runs, 'base', tmp_path / 'out').parent
+    earlier = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space'):
+        compare_runs(runs, 'base', folder, command='another')
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == earlier
 
 
 def test_csv(runs, tmp_path):

@@ -1,3 +1,5 @@
+from itertools import count
+
 import pytest
 import torch
 
@@ -30,6 +32,55 @@ def test_peak_memory_by_hand():
 
     # 4000 bytes kept, 8000 at a time beside them.
     assert peak_memory(two_at_once) == pytest.approx(12000, abs=200)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """What would be asked of a GPU, in order; a function takes 250 ms there and 300 bytes beside the 100 before."""
+    calls, numbers = [], count()
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+            self.number = next(numbers)
+
+        def record(self):
+            calls.append(f'record {self.number}')
+
+        def synchronize(self):
+            calls.append(f'wait for {self.number}')
+
+        def elapsed_time(self, end):
+            calls.append(f'from {self.number} to {end.number}')
+            return 250.0
+
+    def call(name, value=None):
+        def called(device):
+            assert device == 'cuda:1'
+            calls.append(name)
+            return value
+
+        return called
+
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    answers = dict(synchronize=None, reset_peak_memory_stats=None, memory_allocated=100, max_memory_allocated=400)
+    for name, value in answers.items():
+        monkeypatch.setattr(torch.cuda, name, call(name, value))
+    return calls
+
+
+def test_time_on_a_gpu(cuda):
+    assert time_in_turn({'a': lambda: cuda.append('a')}, repeats=1, device='cuda:1') == {'a': [0.25]}
+    turn = ['synchronize', 'record 0', 'a', 'record 1', 'wait for 1', 'from 0 to 1']
+    # The first, unmeasured, and the second.
+    assert cuda == turn + [word.replace('1', '3').replace('0', '2') for word in turn]
+
+
+def test_peak_memory_on_a_gpu(cuda):
+    assert peak_memory(lambda: cuda.append('function'), 'cuda:1') == 300
+    assert cuda == [
+        'synchronize', 'reset_peak_memory_stats', 'memory_allocated', 'function', 'synchronize', 'max_memory_allocated',
+    ]  # fmt: skip
 
 
 def test_describes_the_machine():

@@ -62,6 +62,22 @@ def test_done_is_what_todays_config_made(tmp_path):
     assert scheduler._missing() == keys[:1]
 
 
+def test_half_a_line_is_removed_without_a_risk_to_the_others(tmp_path, monkeypatch):
+    scheduler = make(tmp_path)
+    scheduler.results.write_text('one\ntwo\nthr')
+    monkeypatch.setattr(scheduler, '_run', lambda: None)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, 'fsync', interrupt)
+        scheduler.run()
+    assert scheduler.results.read_text() == 'one\ntwo\nthr'
+    scheduler.run()
+    assert scheduler.results.read_text() == 'one\ntwo\n'
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
+
+
 def test_results_of_another_config_do_not_tune(tmp_path):
     runs = [
         dict(settings=['baseline'], seeds=[0], budgets=[60], learning_rates=[0.1, 0.2]),

@@ -1,9 +1,7 @@
 """The example project, with the package from its wheel and not from the checkout, under mmdet's own tools."""
 
-import functools
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -12,8 +10,6 @@ from pathlib import Path
 
 import pytest
 from mmengine.utils import get_installed_path
-
-import mmdet_edge.datasets
 
 PROJECT = Path(__file__).parents[2] / 'projects' / 'nuclei_example'
 MMDET_TOOLS = Path(get_installed_path('mmdet')) / '.mim' / 'tools'
@@ -33,6 +29,15 @@ OPTIONS = {
 }
 
 
+# make_data.py as it stands, but four images instead of hundreds.
+MAKE_FEW = """
+import functools, runpy
+from mmdet_edge import datasets
+datasets.make_shapes_dataset = functools.partial(datasets.make_shapes_dataset, num_train=4, num_val=2, size=64)
+runpy.run_path('make_data.py', run_name='__main__')
+"""
+
+
 @pytest.fixture(scope='module')
 def python(wheel, tmp_path_factory):
     """An interpreter with the package from the wheel, and all others from the environment that runs the tests."""
@@ -48,23 +53,18 @@ def python(wheel, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def project(tmp_path_factory):
+def project(python, tmp_path_factory):
     """The project, elsewhere, with four images to train on: two steps."""
     folder = tmp_path_factory.mktemp('elsewhere') / 'project'
     shutil.copytree(PROJECT, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        few = functools.partial(mmdet_edge.datasets.make_shapes_dataset, num_train=4, num_val=2, size=64)
-        patch.setattr(mmdet_edge.datasets, 'make_shapes_dataset', few)
-        patch.chdir(folder)
-        runpy.run_path('make_data.py', run_name='__main__')
+    run(python, folder, '-c', MAKE_FEW)
     return folder
 
 
-def run(python, project, tool, *args, **options):
+def run(python, project, *args):
     environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-    settings = [f'{k}={v}' for k, v in {**OPTIONS, **options}.items()]
     done = subprocess.run(
-        [python, '-W', 'ignore', tool, *args, '--cfg-options', *settings],
+        [python, '-W', 'ignore', *args],
         cwd=project,
         env={**environment, 'OMP_NUM_THREADS': '1'},
         stdout=subprocess.PIPE,
@@ -76,19 +76,22 @@ def run(python, project, tool, *args, **options):
     return done.stdout
 
 
+def run_tool(python, project, tool, *args, **options):
+    settings = [f'{k}={v}' for k, v in {**OPTIONS, **options}.items()]
+    return run(python, project, tool, *args, '--cfg-options', *settings)
+
+
 def scalars(work_dir):
     logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
     return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
 
 
 def test_train_resume_and_test_with_mmdets_own_tools(python, project):
-    origin = "import importlib.util; print(importlib.util.find_spec('mmdet_edge').origin)"
-    clean = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-    found = subprocess.run([python, '-c', origin], cwd=project, env=clean, capture_output=True, text=True, check=True)
-    assert Path(found.stdout).is_relative_to(python.parents[1])
+    found = run(python, project, '-c', "import importlib.util; print(importlib.util.find_spec('mmdet_edge').origin)")
+    assert Path(found).is_relative_to(python.parents[1])
 
     work_dir = project / 'work_dirs' / CONFIG
-    output = run(python, project, MMDET_TOOLS / 'train.py', f'configs/{CONFIG}.py', **{'train_cfg.max_epochs': 1})
+    output = run_tool(python, project, MMDET_TOOLS / 'train.py', f'configs/{CONFIG}.py', **{'train_cfg.max_epochs': 1})
     assert 'Edge loss is on: EdgeLoss(filters=sobel, exponent=1.5' in output
     lines = scalars(work_dir)
     assert all(step['loss_edge'] > 0 for step in lines[:2]) and 'coco/segm_mAP' in lines[-1] and len(lines) == 3
@@ -96,8 +99,15 @@ def test_train_resume_and_test_with_mmdets_own_tools(python, project):
     # What the runner wrote is a config of its own: no base, and no package but by its import.
     dumped = work_dir / f'{CONFIG}.py'
     assert '_base_' not in dumped.read_text() and str(python.parents[1]) not in dumped.read_text()
-    run(python, project, MMDET_TOOLS / 'train.py', dumped, '--resume', **{'train_cfg.max_epochs': 2})
+    run_tool(python, project, MMDET_TOOLS / 'train.py', dumped, '--resume', **{'train_cfg.max_epochs': 2})
     assert [line['step'] for line in scalars(work_dir) if 'loss' in line] == [1, 2, 3, 4]
 
-    output = run(python, project, MMDET_TOOLS / 'test.py', dumped, work_dir / 'epoch_2.pth')
+    output = run_tool(python, project, MMDET_TOOLS / 'test.py', dumped, work_dir / 'epoch_2.pth')
     assert 'coco/segm_mAP' in output
+
+
+def test_the_wheels_own_train_py(python, project):
+    """What `mim train mmdet_edge CONFIG` starts; it does nothing but find it."""
+    (mim,) = python.parents[1].glob('lib/python*/site-packages/mmdet_edge/.mim')
+    config = mim / 'configs' / 'mask_rcnn_edge' / 'mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py'
+    assert run_tool(python, project, mim / 'tools' / 'train.py', config, '--check') == ''

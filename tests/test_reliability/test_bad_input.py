@@ -762,6 +762,16 @@ def test_stages_that_are_none(text, call, capsys):
     assert re.search(message, capsys.readouterr().err.strip())
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_a_folder_without_permission(error_of, shapes, tmp_path):
+    place = tmp_path / 'place'
+    place.mkdir(mode=0o500)
+    for path in (place, place / 'run'):
+        found = error_of('train.py', EDGE, '--work-dir', path, '--cfg-options', f'data_root={shapes}')
+        assert f'work dir: no permission to write {place}' in found
+    assert not list(place.iterdir())
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which('mount') is None, reason='mounting needs root')
 def test_a_read_only_file_system(error_of, shapes, tmp_path):
     place = tmp_path / 'place'

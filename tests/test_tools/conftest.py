@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import re
 import socket
 import subprocess
@@ -16,9 +17,9 @@ CONFIGS = ROOT / 'configs' / 'mask_rcnn_edge'
 
 @pytest.fixture(scope='session')
 def shapes(tmp_path_factory):
-    """A very small generated data set."""
+    """A very small generated data set; neither two processes nor four can share the images to evaluate evenly."""
     folder = tmp_path_factory.mktemp('data') / 'shapes'
-    make_shapes_dataset(str(folder), num_train=8, num_val=4, size=96)
+    make_shapes_dataset(str(folder), num_train=8, num_val=5, size=96)
     return folder
 
 
@@ -51,6 +52,37 @@ def metrics(work_dir):
     """The metrics that a test wrote."""
     (path,) = Path(work_dir).glob('*/*.json')
     return {k: v for k, v in json.loads(path.read_text()).items() if k.startswith('coco/')}
+
+
+def predictions(path):
+    """What a test wrote with --out: image -> boxes, scores, labels and masks."""
+    samples = pickle.loads(Path(path).read_bytes())
+    found = {
+        sample['img_id']: {k: v if isinstance(v, list) else v.tolist() for k, v in sample['pred_instances'].items()}
+        for sample in samples
+    }
+    assert len(found) == len(samples)
+    return found
+
+
+def evaluate_alone_and_in(processes, config, checkpoint, folder, *options):
+    """Test a checkpoint in one process and in several: the same predictions of each image, the same metrics."""
+    # Whatever was trained for steps only sees an object everywhere, and hits few.
+    options = [*options, 'model.test_cfg.rcnn.score_thr=0', 'test_evaluator.iou_thrs=[0.1]']
+    for name, command in (
+        ('one', [sys.executable, ROOT / 'tools' / 'test.py', config, checkpoint]),
+        ('many', ['bash', ROOT / 'tools' / 'dist_test.sh', config, checkpoint, processes]),
+    ):
+        out = ['--work-dir', folder / name, '--out', folder / f'{name}.pkl']
+        run(*command, *out, *options, PORT=free_port())
+    one, many = (predictions(folder / f'{name}.pkl') for name in ('one', 'many'))
+    assert sorted(one) == sorted(many) == list(range(5))
+    for image, instances in one.items():
+        assert set(instances) == {'bboxes', 'scores', 'labels', 'masks'} and len(instances['scores']) > 10
+        assert many[image] == instances
+    assert metrics(folder / 'one') == metrics(folder / 'many')
+    for kind in ('bbox', 'segm', 'boundary'):
+        assert metrics(folder / 'one')[f'coco/{kind}_mAP'] > 0
 
 
 def free_port():

@@ -72,16 +72,30 @@ def test_figure_needs_grow(run):
         run('benchmark_loss', '--figure', 'x.png')
 
 
-@pytest.mark.parametrize('config', [SMALL, 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'])
-def test_mask_branch(run, config):
-    small = ['model.roi_head.mask_head.conv_out_channels=16', 'model.backbone.init_cfg=None']
+@pytest.mark.parametrize(
+    ('config', 'stages', 'measured'),
+    [
+        (SMALL, [''], 'mask head'),
+        ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', [''], 'mask head'),
+        ('mmdet::htc/htc_r50_fpn_1x_coco.py', ['.0', '.1', '.2'], 'mask head of stage 0 of 0 to 2'),
+    ],
+)
+def test_mask_branch(run, config, stages, measured):
+    small = [f'model.roi_head.mask_head{stage}.conv_out_channels=16' for stage in stages]
+    small += ['model.backbone.init_cfg=None']
     result = run(
         'benchmark_step', config, '--mask-branch', '--rois', 4, '--repeats', 2, '--threads', 1, '--cfg-options', *small
     )
-    assert set(result['seconds']) == set(result['bytes']) == {'plain', 'edge'}
+    assert set(result['seconds']) == set(result['bytes']) == {'plain', 'edge'} and result['measured'] == measured
     assert len(result['seconds']['edge']) == 2
     # 80 classes, or 1: nothing to save on one channel.
     assert result['memory_ratio'] < (1 if config != SMALL else 1.2)
+
+
+def test_mask_branch_of_queryinst(run):
+    config = 'mmdet::queryinst/queryinst_r50_fpn_1x_coco.py'
+    with pytest.raises(SystemExit, match='error: --mask-branch: the mask head of QueryInst needs .* whole step$'):
+        run('benchmark_step', config, '--mask-branch', '--cfg-options', 'model.backbone.init_cfg=None')
 
 
 def test_whole_step(run, tmp_path):

@@ -43,9 +43,9 @@ def arguments(shapes, checkpoints, out, *more, configs=(BASELINE, EDGE)):
 
 def test_compares(shapes, checkpoints, tmp_path):
     output = run_python(TOOL, *arguments(shapes, checkpoints, tmp_path, '--num-images', '2', '--score-thr', '0'))
-    assert lines_with(output, r'mean mask IoU of \d+ objects in 4 images: A 0\.\d{4} \(mask-rcnn_r18_fpn_1xb4-300i')
+    assert lines_with(output, r'mean mask IoU of \d+ objects in 5 images: A 0\.\d{4} \(mask-rcnn_r18_fpn_1xb4-300i')
     index = json.loads((tmp_path / 'index.json').read_text())
-    assert index['num_images_compared'] == 4
+    assert index['num_images_compared'] == 5
     assert (index['a']['name'], index['b']['name']) == (BASELINE.stem, EDGE.stem)
     assert index['a']['checkpoint'] == str(checkpoints[0])
     names = [f'{kind}_{i:02d}.png' for kind in ('most_different', 'random') for i in (1, 2)]

@@ -5,6 +5,8 @@ import os
 import pickle
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from mmengine.config import Config
 
 from mmdet_edge.analysis import read_run
 
-from .conftest import CONFIGS, ROOT, free_port, lines_with, metrics, run, run_python, scalars
+from .conftest import CONFIGS, ROOT, evaluate_alone_and_in, free_port, lines_with, metrics, run, run_python, scalars
 
 BASELINE = CONFIGS / 'mask-rcnn_r18_fpn_1xb4-300i_shapes.py'
 EDGE = CONFIGS / 'mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
@@ -108,8 +110,8 @@ def test_test_writes_metrics_predictions_and_images(trained, shapes, tmp_path):
     final = {k: v for k, v in scalars(trained[1])[-1].items() if k.startswith('coco/')}
     assert metrics(tmp_path) == final and {'coco/segm_mAP_75', 'coco/bbox_mAP'} <= set(final)
     predictions = pickle.loads(out.read_bytes())
-    assert len(predictions) == 4 and 'masks' in predictions[0]['pred_instances']
-    assert len(list(tmp_path.glob('*/shown/*.png'))) == 4
+    assert len(predictions) == 5 and 'masks' in predictions[0]['pred_instances']
+    assert len(list(tmp_path.glob('*/shown/*.png'))) == 5
 
 
 def test_test_time_augmentation_of_boxes(trained, shapes, tmp_path):
@@ -155,13 +157,7 @@ def test_two_processes_one_without_objects(half_empty, tmp_path):
     assert weights['roi_head.mask_head.conv_logits.bias'].abs().min() > 0
 
     arguments = (EDGE, tmp_path / 'run' / 'iter_3.pth')
-    run(
-        'bash', ROOT / 'tools' / 'dist_test.sh', *arguments, 2, '--work-dir', tmp_path / 'two',
-        *options(half_empty, 3), PORT=free_port(),
-    )  # fmt: skip
-    run_python('test.py', *arguments, '--work-dir', tmp_path / 'one', *options(half_empty, 3))
-    assert metrics(tmp_path / 'two') == metrics(tmp_path / 'one')
-    assert 'coco/boundary_mAP' in metrics(tmp_path / 'one')
+    evaluate_alone_and_in(2, *arguments, tmp_path, *options(half_empty, 3))
 
     launch = ('torchrun', '--nproc_per_node=2', f'--master_port={free_port()}', EVAL_MASK_BRANCH, *arguments)
     run(*launch, '--launcher', 'pytorch', '--out', tmp_path / 'two.json', *options(half_empty, 3))
@@ -212,6 +208,34 @@ def test_a_mistake_in_a_distributed_job_is_one_line(script, tmp_path):
     output = run(*command, '--cfg-options', 'data_root=/nowhere', code=1, PORT=free_port())
     assert 'Traceback' not in output and len(output.splitlines()) == 1
     assert output.startswith('error: ') and 'not found' in output
+
+
+def test_only_damaged_checkpoints_end_a_distributed_job_with_one_line(shapes, tmp_path):
+    (tmp_path / 'iter_1.pth').write_bytes(b'')
+    command = ['bash', ROOT / 'tools' / 'dist_train.sh', EDGE, 2, '--work-dir', tmp_path, '--resume']
+    output = run(*command, *options(shapes, 2), code=1, PORT=free_port())
+    (line,) = lines_with(output, '^error: ')
+    assert 'cannot resume, no checkpoint can be read' in line and output.count('CheckpointError') == 0
+
+
+# Says, as the last thing that it does, which threads there are.
+WITH_THREADS_AT_EXIT = """
+import atexit, runpy, sys
+from pathlib import Path
+atexit.register(lambda: print('at exit:', *(p.read_text().strip() for p in Path('/proc/self/task').glob('*/comm'))))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='reads the names of threads from /proc')
+def test_gloo_has_ended_when_the_interpreter_does(shapes, tmp_path):
+    """Its threads can abort a process that has done its work."""
+    rank = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    command = [sys.executable, '-c', WITH_THREADS_AT_EXIT, ROOT / 'tools' / 'train.py', EDGE, '--launcher', 'pytorch']
+    output = run(*command, '--work-dir', tmp_path, *options(shapes, 1), **rank)
+    (line,) = lines_with(output, '^at exit: ')
+    assert (tmp_path / 'iter_1.pth').exists() and 'gloo' not in line
 
 
 def test_check_starts_nothing(shapes, tmp_path):

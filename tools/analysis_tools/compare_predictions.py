@@ -30,6 +30,7 @@ from mmdet_edge.analysis.prediction_figures import (
     draw_predictions,
     load_truth,
 )
+from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
 from mmdet_edge.engine.command_line import (
     check_checkpoint,
     check_data,
@@ -180,7 +181,7 @@ def main() -> None:
         num_objects_compared=len(ious_a),
         images=entries,
     )
-    (out / 'index.json').write_text(json.dumps(index, indent=2) + '\n')
+    AtomicLocalBackend().put_text(json.dumps(index, indent=2) + '\n', out / 'index.json')
     print(
         f'mean mask IoU of {len(ious_a)} objects in {len(comparisons)} images: A {ious_a.mean():.4f} ({names[0]}), '
         f'B {ious_b.mean():.4f} ({names[1]})\n{out}: {len(different)} most different, {len(at_random)} random images'

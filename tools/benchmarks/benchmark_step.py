@@ -5,7 +5,8 @@ heads (see apply_edge_agreement) and with loss_edge=None, which equals mmdet's h
 same weights and run in turn in one process, on the same images and with the same random numbers.
 
 Without --mask-branch: the whole step (losses, backward, optimizer) on images of --data-root, or on made-up ones. With
-it: forward, losses and backward of the mask head alone, on --rois random RoIs with given targets.
+it: forward, losses and backward of the mask head alone, of a cascade that of the first stage, on --rois random RoIs
+with given targets.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.models.roi_heads.mask_heads import DynamicMaskHead
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
@@ -115,6 +117,10 @@ def whole_step(model: nn.Module, cfg: Config, batches: list[dict]) -> Callable[[
 
 def mask_branch_step(head: nn.Module, rois: int, device: str) -> Callable[[], None]:
     """Return forward, losses and backward of a mask head on fixed RoIs and targets."""
+    if isinstance(head, DynamicMaskHead):
+        raise stop(
+            '--mask-branch: the mask head of QueryInst needs the features of its queries: measure the whole step'
+        )
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(rois, head.in_channels, *head.roi_feat_size, generator=generator).to(device)
     labels = torch.randint(head.num_classes, (rois,), generator=generator).to(device)
@@ -124,7 +130,10 @@ def mask_branch_step(head: nn.Module, rois: int, device: str) -> Callable[[], No
     head.get_targets = lambda **_: targets
 
     def run() -> None:
-        results = head.loss_and_target(head(features), [SimpleNamespace(pos_gt_labels=labels)], [], {})
+        preds = head(features)
+        # HTC's gives the features for the next stage, too.
+        preds = preds[0] if isinstance(preds, list) else preds
+        results = head.loss_and_target(preds, [SimpleNamespace(pos_gt_labels=labels)], [], {})
         sum(loss.sum() for loss in results['loss_mask'].values()).backward()
         head.zero_grad()
 
@@ -161,8 +170,14 @@ def main() -> None:
     check_amp(cfg)
     cfg.train_dataloader.batch_size = args.batch_size
     models: dict[str, nn.Module] = {}
+    measured = 'whole step'
     for name, model_cfg in edge_and_plain(cfg).items():
-        models[name] = MODELS.build(next(mask_heads(model_cfg)) if args.mask_branch else model_cfg)
+        if args.mask_branch:
+            head, *others = mask_heads(model_cfg)
+            models[name] = MODELS.build(head)
+            measured = f'mask head of stage 0 of 0 to {len(others)}' if others else 'mask head'
+        else:
+            models[name] = MODELS.build(model_cfg)
     models['plain'].init_weights()
     # Strictly: the two have the same parameters.
     models['edge'].load_state_dict(models['plain'].state_dict())
@@ -177,7 +192,7 @@ def main() -> None:
     memory = {name: peak_memory(step, args.device) for name, step in steps.items()}
     ratio = time_ratio(seconds['edge'], seconds['plain'])
     machine = describe_machine(args.device)
-    table = Table('mask head', 's a run (median)', 'peak memory MB', title=f'{args.config}: {machine}')
+    table = Table('mask head', 's a run (median)', 'peak memory MB', title=f'{args.config}, {measured}: {machine}')
     for name in steps:
         table.add_row(name, f'{np.median(seconds[name]):.3f}', f'{memory[name] / 1e6:.0f}')
     memory_ratio = memory['edge'] / memory['plain']
@@ -190,6 +205,7 @@ def main() -> None:
     if args.out:
         result = dict(
             config=args.config,
+            measured=measured,
             machine=machine,
             arguments=vars(args),
             time_ratio=asdict(ratio),

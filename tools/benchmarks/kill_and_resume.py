@@ -316,7 +316,9 @@ def main() -> None:
         slowest_end=max(line['seconds_to_end'] for line in report),
         torch=torch.__version__,
     )
-    (args.work_dir / 'report.json').write_text(json.dumps(dict(summary, faults=report), indent=1))
+    atomic_local_backend.AtomicLocalBackend().put_text(
+        json.dumps(dict(summary, faults=report), indent=1), args.work_dir / 'report.json'
+    )
     for path in sorted(args.work_dir.glob('*/*.pth')):
         path.unlink()
     print(*(f'{key}: {value}' for key, value in summary.items()), sep='\n')

@@ -30,6 +30,7 @@ from scipy.stats import theilslopes
 
 from mmdet_edge import get_config_path
 from mmdet_edge.datasets import make_shapes_dataset
+from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
 from mmdet_edge.engine.command_line import build_runner, load_config, use_safe_checkpoints
 
 CONFIG = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py')
@@ -198,7 +199,7 @@ def main() -> None:
 
     verdict = judge(hook.rows)
     report = dict(steps=args.steps, size=args.size, torch=torch.__version__, verdict=verdict, rows=hook.rows)
-    (args.work_dir / 'report.json').write_text(json.dumps(report, indent=1))
+    AtomicLocalBackend().put_text(json.dumps(report, indent=1), args.work_dir / 'report.json')
     draw(hook.rows, verdict, args.work_dir / 'soak.png')
     for checkpoint in (args.work_dir / 'run').glob('*.pth'):
         checkpoint.unlink()
