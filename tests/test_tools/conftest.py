@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import pickle
+import random
 import re
 import socket
 import subprocess
@@ -86,9 +88,12 @@ def evaluate_alone_and_in(processes, config, checkpoint, folder, *options):
 
 
 def free_port():
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        return str(server.getsockname()[1])
+    """A port that stays free until torchrun listens: not of the range from which the system serves whoever asks."""
+    while True:
+        port = random.SystemRandom().randrange(10000, 32768)
+        with socket.socket() as server, contextlib.suppress(OSError):
+            server.bind(('127.0.0.1', port))
+            return str(port)
 
 
 def lines_with(text, pattern):
