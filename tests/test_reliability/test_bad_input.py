@@ -465,7 +465,7 @@ def test_a_sample_of_the_images_is_opened(number, opened, tmp_path, monkeypatch)
     (tmp_path / 'x.json').write_text(json.dumps(given))
     seen = []
     monkeypatch.setattr(Image, 'open', lambda path: seen.append(int(path.stem)) or (_ for _ in ()).throw(OSError))
-    assert not check_annotations(str(tmp_path / 'x.json'), None, str(tmp_path), is_training=False).errors
+    assert not check_annotations(str(tmp_path / 'x.json'), None, str(tmp_path), needs_objects=False).errors
     assert len(seen) == opened and seen[-1] >= number - 10
 
 

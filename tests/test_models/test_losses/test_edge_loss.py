@@ -208,8 +208,11 @@ def test_says_that_it_is_on_once(caplog):
     try:
         with caplog.at_level(logging.INFO):
             loss = EdgeLoss(['sobel', 'laplacian'], exponent=1.5, smooth_target=True, loss_weight=3)
+            loss.eval()
             assert not caplog.messages
+            # As a training loop does, before the first step and after each evaluation.
             for _ in range(2):
+                loss.train()
                 loss(*masks())
     finally:
         logger.removeHandler(caplog.handler)
