@@ -9,19 +9,16 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 
 from mmdet_edge.datasets.config import inner_datasets
-from mmdet_edge.engine.command_line import (
-    add_common_arguments,
-    build_runner,
+from mmdet_edge.engine.checks import (
     check_checkpoint,
     check_data,
     check_keys,
     check_model,
     check_parts,
     check_writable,
-    load_config,
     stop,
-    use_boundary_metric,
 )
+from mmdet_edge.engine.command_line import add_common_arguments, build_runner, load_config, use_boundary_metric
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,9 +5,7 @@ from typing import Union
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 
-from mmdet_edge.engine.command_line import (
-    add_common_arguments,
-    build_runner,
+from mmdet_edge.engine.checks import (
     check_amp,
     check_checkpoint,
     check_data,
@@ -16,8 +14,12 @@ from mmdet_edge.engine.command_line import (
     check_parts,
     check_pretrained,
     check_writable,
-    load_config,
     stop,
+)
+from mmdet_edge.engine.command_line import (
+    add_common_arguments,
+    build_runner,
+    load_config,
     use_boundary_metric,
     use_resume,
     use_safe_checkpoints,

@@ -30,13 +30,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmdet_edge.analysis.convergence import ConvergenceRun, read_convergence
 from mmdet_edge.analysis.runs import read_run
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
-from mmdet_edge.engine.command_line import (
-    build_runner,
-    check_data,
-    check_pretrained,
-    move_data_root,
-    use_safe_checkpoints,
-)
+from mmdet_edge.engine.checks import check_data, check_pretrained
+from mmdet_edge.engine.command_line import build_runner, move_data_root, use_safe_checkpoints
 from mmdet_edge.version import __version__
 
 from .roi_feature_cache import cache_roi_features

@@ -1,17 +1,13 @@
-import json
 import multiprocessing
-import shutil
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.model import PretrainedInit
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.utils import get_installed_path
 
@@ -22,22 +18,6 @@ NUCLEI = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei
 COCO = get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py')
 
 FORK = multiprocessing.get_context('fork')
-
-
-@pytest.fixture
-def data(tmp_path):
-    content = dict(
-        images=[dict(id=0, file_name='0.png', height=9, width=9)],
-        annotations=[
-            dict(id=0, image_id=0, category_id=1, bbox=[1, 1, 4, 4], area=8, segmentation=[[1, 1, 5, 1, 1, 5]])
-        ],
-        categories=[dict(id=1, name='nucleus')],
-    )
-    for split in ('train', 'val'):
-        (tmp_path / split).mkdir()
-        (tmp_path / split / '0.png').write_bytes(b'not looked into')
-        (tmp_path / f'{split}.json').write_text(json.dumps(content))
-    return tmp_path
 
 
 def test_config_and_work_dir():
@@ -221,87 +201,6 @@ def test_old_setuptools_is_needed(monkeypatch):
         command_line.load_config(NUCLEI)
 
 
-def test_data_is_there(data):
-    cfg = command_line.load_config(NUCLEI, cfg_options=dict(data_root=str(data)))
-    command_line.check_data(cfg, ('train', 'val', 'test'))
-
-
-@pytest.mark.parametrize(
-    ('missing', 'message'),
-    [
-        ('train', 'image folder not found: .*/train '),
-        ('train.json', 'annotation file not found: .*/train.json .train_dataloader'),
-        ('val.json', 'annotation file not found: .*/val.json .val_dataloader'),
-    ],
-)
-def test_missing_data(data, missing, message):
-    path = data / missing
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    cfg = command_line.load_config(NUCLEI, cfg_options=dict(data_root=str(data)))
-    with pytest.raises(SystemExit, match=f'^error: {message}.*data_root=FOLDER'):
-        command_line.check_data(cfg, ('train', 'val'))
-
-
-def test_missing_data_root_and_annotations_of_the_evaluator(data):
-    cfg = command_line.load_config(NUCLEI, cfg_options=dict(data_root='/nowhere'))
-    with pytest.raises(SystemExit, match='data root not found: /nowhere/'):
-        command_line.check_data(cfg, ('train',))
-    cfg = command_line.load_config(NUCLEI, cfg_options=dict(data_root=str(data)))
-    cfg.val_evaluator.ann_file = '/nowhere.json'
-    with pytest.raises(SystemExit, match=r'annotation file not found: /nowhere.json \(val_evaluator'):
-        command_line.check_data(cfg, ('val',))
-
-
-def test_data_of_another_backend():
-    remote = dict(ann_file='nowhere.json', backend_args=dict(backend='petrel'))
-    dataset = dict(remote, type='CocoDataset', data_root='nowhere', data_prefix=dict(img='val'))
-    evaluator = dict(remote, type='CocoMetric')
-    cfg = Config(dict(val_dataloader=dict(dataset=dataset), val_evaluator=evaluator))
-    command_line.check_data(cfg, ('val',))
-
-
-def test_data_inside_wrappers_and_elsewhere():
-    name = 'mask_rcnn_edge/mask-rcnn_r50_fpn_edge_ms-poly-3x_coco.py'
-    cfg = Config.fromfile(get_config_path(name))
-    assert 'dataset' in cfg.train_dataloader.dataset  # RepeatDataset
-    with pytest.raises(SystemExit, match='data root not found: data/coco/'):
-        command_line.check_data(cfg, ('train',))
-    for root in ('s3://bucket/coco/', 'https://host/coco/'):
-        command_line.move_data_root(cfg, cfg.data_root, root)
-        command_line.check_data(cfg, ('train', 'val'))
-
-
-def test_checkpoint(tmp_path):
-    torch.save(dict(state_dict=dict(weight=torch.ones(1))), tmp_path / 'iter_300.pth')
-    command_line.check_checkpoint(str(tmp_path / 'iter_300.pth'))
-    command_line.check_checkpoint('https://host/x.pth')
-    # As DeepSpeed and FSDP write it.
-    (tmp_path / 'x' / 'epoch_1.pth').mkdir(parents=True)
-    command_line.check_checkpoint(str(tmp_path / 'x' / 'epoch_1.pth'))
-    for path in (tmp_path / 'iter_3.pth', tmp_path):
-        with pytest.raises(SystemExit, match='checkpoint not found: .*; .* has iter_300.pth'):
-            command_line.check_checkpoint(str(path))
-
-
-def test_torchvision_weights_need_torchvision(monkeypatch):
-    model = Config.fromfile(COCO).model
-    monkeypatch.setattr(command_line.importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(
-        SystemExit,
-        match='model.backbone.init_cfg is torchvision://resnet50, but torchvision is not installed.*=None',
-    ):
-        command_line.check_pretrained(model)
-    monkeypatch.setattr(command_line.importlib.util, 'find_spec', lambda name: name)
-    command_line.check_pretrained(model)
-    model.backbone.init_cfg.checkpoint = '/nowhere.pth'
-    with pytest.raises(SystemExit, match='weights not found: model.backbone.init_cfg is /nowhere.pth'):
-        command_line.check_pretrained(model)
-    with pytest.raises(SystemExit, match='weights not found: model.init_cfg is /nowhere.pth'):
-        command_line.check_pretrained(ConfigDict(init_cfg=dict(type=PretrainedInit, checkpoint='/nowhere.pth')))
-    model.backbone.init_cfg = None
-    command_line.check_pretrained(model)
-
-
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm'])
 def test_distributed_on_cpu_needs_torchrun(launcher, monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
@@ -314,26 +213,3 @@ def test_distributed_on_gpus_is_left_to_mmengine(monkeypatch):
     monkeypatch.setattr(command_line, 'get_device', lambda: 'cuda')
     cfg = command_line.load_config(NUCLEI, launcher='pytorch')
     assert cfg.launcher == 'pytorch' and 'model_wrapper_cfg' not in cfg
-
-
-TORCHRUN, MPI, SLURM = (
-    ('RANK', 'LOCAL_RANK'),
-    ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-    ('SLURM_PROCID', 'SLURM_LOCALID'),
-)
-
-
-@pytest.mark.parametrize('launcher', [TORCHRUN, MPI, SLURM], ids=['torchrun', 'mpi', 'slurm'])
-def test_one_process_tells(launcher, monkeypatch):
-    monkeypatch.setattr(command_line.time, 'sleep', lambda seconds: None)
-    for name in TORCHRUN + MPI:
-        monkeypatch.delenv(name, raising=False)
-    # load_config sets it, whoever started the process; and a task of Slurm may start what starts the processes.
-    for name in ('LOCAL_RANK', *SLURM):
-        monkeypatch.setenv(name, '0')
-    # The first process of a second node tells too: the file may be missing there only.
-    for rank, local_rank, code in (('0', '0', 'error: message'), ('1', '1', 1), ('8', '0', 'error: message')):
-        monkeypatch.setenv(launcher[0], rank)
-        monkeypatch.setenv(launcher[1], local_rank)
-        assert command_line.stop('message').code == code
-        assert command_line._is_first_process() == (rank == '0')

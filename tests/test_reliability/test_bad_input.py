@@ -23,7 +23,8 @@ from PIL import Image
 
 from mmdet_edge.datasets.check_annotations import ORIENTATION, _run_length, check_annotations, check_dataset
 from mmdet_edge.engine.check_model import build_model, check_weights
-from mmdet_edge.engine.command_line import _check_names, _sections, check_data, load_config
+from mmdet_edge.engine.checks import check_data, check_names, sections
+from mmdet_edge.engine.command_line import load_config
 
 from .conftest import CONFIGS, EDGE, ROOT
 
@@ -175,7 +176,7 @@ def test_no_variable_of_a_config_is_taken_for_a_misspelt_section(folder):
     }
     names |= {'mode', 'val_dataset', 'seed', 'model_cfg', 'teacher_model', 'load_pipeline', 'val_evaluator_2'}
     assert {'model', 'train_dataloader'} < names and len(names) > dict(mmdet=200, ours=10)[folder]
-    _check_names(names, _sections(), f'{folder} has', cutoff=0.85)
+    check_names(names, sections(), f'{folder} has', cutoff=0.85)
 
 
 OPTION_CASES = {

@@ -31,15 +31,8 @@ from mmdet_edge.analysis.prediction_figures import (
     load_truth,
 )
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
-from mmdet_edge.engine.command_line import (
-    check_checkpoint,
-    check_data,
-    check_keys,
-    check_model,
-    check_writable,
-    load_config,
-    stop,
-)
+from mmdet_edge.engine.checks import check_checkpoint, check_data, check_keys, check_model, check_writable, stop
+from mmdet_edge.engine.command_line import load_config
 
 
 def parse_args() -> argparse.Namespace:

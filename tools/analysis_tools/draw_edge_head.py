@@ -11,7 +11,7 @@ from shapely import affinity
 
 from mmdet_edge import edge_loss
 from mmdet_edge.datasets.shapes import SHAPES, rasterise
-from mmdet_edge.engine.command_line import check_writable
+from mmdet_edge.engine.checks import check_writable
 from mmdet_edge.models.losses.edge_filters import filter_masks, get_edge_kernels
 
 

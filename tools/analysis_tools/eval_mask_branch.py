@@ -13,18 +13,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmdet_edge.engine.command_line import (
-    add_common_arguments,
-    build_runner,
+from mmdet_edge.engine.checks import (
     check_checkpoint,
     check_data,
     check_keys,
     check_model,
     check_parts,
     check_writable,
-    load_config,
     stop,
 )
+from mmdet_edge.engine.command_line import add_common_arguments, build_runner, load_config
 from mmdet_edge.evaluation.mask_branch import check_mask_branch, evaluate_mask_branch
 
 

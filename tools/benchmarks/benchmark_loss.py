@@ -29,7 +29,7 @@ from torch import Tensor
 
 from mmdet_edge import EdgeLoss
 from mmdet_edge.analysis.timing import describe_machine, peak_memory, time_in_turn, time_ratio
-from mmdet_edge.engine.command_line import check_writable, stop
+from mmdet_edge.engine.checks import check_writable, stop
 from mmdet_edge.models.losses.edge_filters import EDGE_FILTERS, get_edge_kernels
 
 GROWTH = {

@@ -35,15 +35,8 @@ from torch import nn
 
 from mmdet_edge import apply_edge_agreement
 from mmdet_edge.analysis.timing import describe_machine, peak_memory, time_in_turn, time_ratio
-from mmdet_edge.engine.command_line import (
-    check_amp,
-    check_data,
-    check_pretrained,
-    check_writable,
-    load_config,
-    move_data_root,
-    stop,
-)
+from mmdet_edge.engine.checks import check_amp, check_data, check_pretrained, check_writable, stop
+from mmdet_edge.engine.command_line import load_config, move_data_root
 
 
 def check_at_least_1(args: argparse.Namespace, *names: str) -> None:

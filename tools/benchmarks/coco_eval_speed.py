@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmdet_edge import CocoBoundaryMetric
-from mmdet_edge.engine.command_line import stop
+from mmdet_edge.engine.checks import stop
 
 HEIGHT, WIDTH, CLASSES = 480, 640, 80
 # Side lengths in pixels of small, medium and large objects, and their shares.

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from mmdet_edge.deployment import export_plain_mmdet
-from mmdet_edge.engine.command_line import check_checkpoint, load_config, stop
+from mmdet_edge.engine.checks import check_checkpoint, stop
+from mmdet_edge.engine.command_line import load_config
 
 
 def parse_args() -> argparse.Namespace:
