@@ -11,7 +11,7 @@ from .conftest import CONFIGS, ROOT, evaluate_alone_and_in, run_python
 pytestmark = pytest.mark.soak
 
 EDGE = CONFIGS / 'mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
-KILLS = int(os.environ.get('KILLS', 30))
+KILLS = int(os.environ.get('KILLS', 36))
 STEPS = int(os.environ.get('STEPS', 2000))
 WORK_DIR = ROOT / 'work_dirs' / 'make_soak'
 
