@@ -142,5 +142,6 @@ runs = [
     dict(settings=['baseline'], budgets=[60], learning_rates='tuned', seeds=_five),
     dict(settings=_best, budgets=[60], learning_rates=_rates[1:3], seeds=_five),
     dict(settings=[*_untried, *_controls, *_survey], budgets=[60], learning_rates=[0.05], seeds=_seeds),
-    dict(settings=['baseline', *_best[:2]], budgets=[240], learning_rates=_rates[1:3], seeds=_seeds),
+    dict(settings=['baseline', *_best[:2]], budgets=[240], learning_rates=_rates[1:3], seeds=_five),
+    dict(settings=['dice-w10'], budgets=[60, 240], learning_rates=_rates[:3], seeds=_five),
 ]
