@@ -64,7 +64,7 @@ settings['sobel-p1-w1+p2-w3'] = _edge(
     type='SumMaskLoss',
     losses=[dict(type='EdgeLoss', exponent=1, loss_weight=1), dict(type='EdgeLoss', exponent=2, loss_weight=3)],
 )
-for _a, _p, _b in ((2, 1, 1), (2, 1, 2), (3, 1, 3), (3, 1.5, 3), (1, 2, 1), (2, 2, 3), (3, 2, 3)):
+for _a, _p, _b in ((2, 1, 1), (2, 1, 2), (3, 1, 3), (3, 1.5, 3), (1, 2, 1), (2, 2, 3), (3, 2, 3), (10, 1.5, 3)):
     settings[f'dice-w{_a}+sobel-p{_p}-w{_b}'] = _mask(
         dict(type='DiceLoss', activate=False, loss_weight=_a), exponent=_p, loss_weight=_b
     )
@@ -142,5 +142,8 @@ runs = [
     dict(settings=['baseline'], budgets=[60], learning_rates='tuned', seeds=_five),
     dict(settings=_best, budgets=[60], learning_rates=_rates[1:3], seeds=_five),
     dict(settings=[*_untried, *_controls, *_survey], budgets=[60], learning_rates=[0.05], seeds=_seeds),
-    dict(settings=['baseline', *_best[:2]], budgets=[240], learning_rates=_rates[1:3], seeds=_seeds),
+    dict(settings=['baseline', *_best[:2]], budgets=[240], learning_rates=_rates[1:3], seeds=_five),
+    dict(settings=['dice-w10'], budgets=[60, 240], learning_rates=_rates[:3], seeds=_five),
+    # Both at once.
+    dict(settings=['dice-w10+sobel-p1.5-w3'], budgets=[120, 240], learning_rates=_rates[:2], seeds=_five),
 ]
