@@ -10,4 +10,6 @@ settings = dict(
         'edge-last': dict(config='cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_edge-last_1xb4-300i_nuclei.py'),
     },
 )
-runs = [dict(settings=['baseline', 'edge', 'edge-last'], budgets=[100], learning_rates=[0.03], seeds=[0, 1, 2, 3, 4, 5])]
+runs = [
+    dict(settings=['baseline', 'edge', 'edge-last'], budgets=[100], learning_rates=[0.03], seeds=[0, 1, 2, 3, 4, 5])
+]
