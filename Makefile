@@ -15,9 +15,9 @@ KILLS := 36
 
 help:
 	@echo 'make install   environment in .venv: torch, mmcv (compiled once per machine), mmdet, this package'
-	@echo 'make demo      train baseline and edge head on generated images, compare them (10 minutes on 2 cores)'
+	@echo 'make demo      train baseline and edge head on generated images, compare them (8 minutes on 2 cores)'
 	@echo 'make test      run all tests'
-	@echo 'make soak      what takes long: 70 faults, 2000 steps (an hour; STEPS=100 KILLS=7 to try it)'
+	@echo 'make soak      what takes long: 72 faults, 2000 steps (an hour; STEPS=100 KILLS=7 to try it)'
 	@echo 'make lint      formatting, lint, types, docstring coverage'
 	@echo 'make audit     known vulnerabilities of the pinned versions (needs a network)'
 	@echo 'make clean     remove .venv and what the demo made (trainings and compiled mmcv wheels stay)'
