@@ -42,7 +42,7 @@ def configs(pattern):
 TWINS = [name for name in configs('*_edge*') if re.search('_(coco|lvis)', name) and 'staged' not in name]
 OWN = [name for name in configs('*_fpn_edge*') if name not in TWINS]
 SURVEY = {
-    'edge': dict(exponent=1.5, loss_weight=3),
+    'edge': dict(exponent=2, loss_weight=3),
     'edge-paper': dict(),
     'edge-laplacian': dict(filters=('laplacian',)),
     'edge-sobel-laplacian': dict(filters=('sobel', 'laplacian')),

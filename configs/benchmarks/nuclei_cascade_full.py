@@ -2,12 +2,22 @@
 # baseline of nuclei_full.py was tuned to.
 _base_ = './_base_/full.py'
 config = 'cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_1xb4-300i_nuclei.py'
+
+
+def _edge(config, head):
+    return dict(config=config, cfg_options={f'{head}.loss_edge': dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)})
+
+
 settings = dict(
     _delete_=True,
     baseline=dict(),
     **{
-        'edge': dict(config='cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py'),
-        'edge-last': dict(config='cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_edge-last_1xb4-300i_nuclei.py'),
+        'edge': _edge(
+            'cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py', 'model.roi_head.mask_head'
+        ),
+        'edge-last': _edge(
+            'cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_edge-last_1xb4-300i_nuclei.py', 'model.roi_head.mask_head.2'
+        ),
     },
 )
 runs = [

@@ -7,10 +7,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdet_edge.apply import EDGE_TWINS
 from mmdet_edge.config_types import type_of
+from mmdet_edge.models.mask_heads.edge_agreement_mixin import DEFAULT_LOSS_EDGE
 from mmdet_edge.paths import get_config_path
 
-from .spec import RunKey, Spec
+from .spec import OBSERVING_HOOKS, RunKey, Spec
 
 
 def make_run_config(spec: Spec, key: RunKey, cfg_options: dict) -> Config:
@@ -39,7 +41,16 @@ def make_run_config(spec: Spec, key: RunKey, cfg_options: dict) -> Config:
         cfg.optim_wrapper.optimizer.lr = key.learning_rate
     if key.budget is not None:
         set_budget(cfg, key.budget)
+    _write_out_default(cfg)
     return _mask_branch_config(cfg, spec) if spec.protocol == 'mask-branch' else cfg
+
+
+def _write_out_default(cfg: Config) -> None:
+    """Write the default edge loss of edge heads into the config: a later default must not pass for this one."""
+    heads = cfg.get('model', {}).get('roi_head', {}).get('mask_head', [])
+    for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+        if type_of(head)[1] in EDGE_TWINS.values():
+            head.setdefault('loss_edge', dict(DEFAULT_LOSS_EDGE))
 
 
 def make_detector_config(spec: Spec, cfg_options: dict) -> Config:
@@ -138,11 +149,7 @@ def _mask_branch_config(cfg: Config, spec: Spec) -> Config:
             'val_dataloader': evaluation,
             'val_evaluator': metric,
             # Schedules of the weight of a loss are hooks; what evaluates or draws a detector has nothing to do here.
-            'custom_hooks': [
-                h
-                for h in cfg.get('custom_hooks', [])
-                if type_of(h)[1] not in ('MaskBranchEvalHook', 'EdgeVisualizationHook')
-            ],
+            'custom_hooks': [h for h in cfg.get('custom_hooks', []) if type_of(h)[1] not in OBSERVING_HOOKS],
             'default_hooks': dict(
                 timer=dict(type='IterTimerHook'),
                 logger=dict(type='LoggerHook', interval=min(10, steps)),

@@ -1,6 +1,7 @@
 """What a benchmark of convergence consists of: reading and checking its spec."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,19 @@ from typing import Any, Optional, Union
 from mmengine.config import Config
 
 from mmdet_edge.analysis.convergence import ConvergenceRun, tuned_learning_rate
+from mmdet_edge.config_types import type_of
 from mmdet_edge.paths import get_config_path
 
 PROTOCOLS = ('mask-branch', 'full')
 TUNED = 'tuned'
 FEATURES = {'num_train', 'num_val', 'jitter', 'batch_size'}
+IDENTITY = (
+    *('model', 'roi_features', 'load_from', 'train_dataloader', 'val_dataloader', 'val_evaluator', 'train_cfg'),
+    *('optim_wrapper', 'param_scheduler', 'randomness'),
+)
+"""Sections of a config that decide the result of a training run, besides hooks that change the training."""
+OBSERVING_HOOKS = ('MaskBranchEvalHook', 'EdgeVisualizationHook')
+"""Hooks that change nothing in the training."""
 
 
 @dataclass(frozen=True)
@@ -176,12 +185,20 @@ def read_spec(path: Union[str, Path]) -> Spec:
 
 
 def config_hash(cfg: Config) -> str:
-    """Return what tells two configs apart, whatever the place of data and work dir.
+    """Return the identity of a training run: a hash of the parts of its config that decide its result.
+
+    Model, data, evaluation, optimizer, schedule and seed count; import paths, logging, and hooks that only observe do
+    not.
 
     Args:
-        cfg (Config): As built for a run, before paths of this machine are put in.
+        cfg (Config): Config of the run, before the paths of this machine are put in.
 
     Returns:
-        str: SHA-256 of its text, 16 digits.
+        str: First 16 digits of the SHA-256 of canonical JSON.
     """
-    return hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:16]
+    content = {name: cfg[name] for name in IDENTITY if cfg.get(name)}
+    hooks = [hook for hook in cfg.get('custom_hooks', []) if type_of(hook)[1] not in OBSERVING_HOOKS]
+    if hooks:
+        content['custom_hooks'] = hooks
+    text = json.dumps(content, sort_keys=True, default=lambda value: getattr(value, '__name__', str(value)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

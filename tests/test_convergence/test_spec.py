@@ -11,12 +11,14 @@ from mmdet_edge.analysis import ConvergenceRun
 from mmdet_edge.convergence.run_config import make_run_config
 from mmdet_edge.convergence.scheduler import Scheduler
 from mmdet_edge.convergence.spec import RunKey, Spec, config_hash, read_spec
+from mmdet_edge.models.mask_heads.edge_agreement_mixin import DEFAULT_LOSS_EDGE
 
 from .conftest import SHAPES
 
 register_all_modules()
 
-FILES = sorted((Path(__file__).parents[2] / 'configs/benchmarks').glob('*.py'))
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / 'configs/benchmarks').glob('*.py'))
 EDGE = 'mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
 MIOU = 'mask_branch/mIoU'
 FIELDS = dict(
@@ -245,3 +247,39 @@ def test_hash_is_of_the_config_whatever_the_place(tmp_path, protocol):
     # The rate of the key replaces that of the setting; without one they differ.
     assert hash_of('heavy', rate=0.1) == reference
     assert hash_of('heavy', rate=None) == reference
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'docs/evidence').glob('*.jsonl')), ids=lambda path: path.stem)
+def test_committed_results_count_as_done(path, tmp_path):
+    scheduler = Scheduler(read_spec(ROOT / f'configs/benchmarks/{path.stem}.py'), path, tmp_path, jobs=1)
+    assert len(scheduler._done()) == len(path.read_text().splitlines())
+
+
+def changed(**sections):
+    cfg = make_run_config(spec(), RunKey('edge', 60, 0.02, 0), {})
+    cfg.merge_from_dict(sections)
+    return config_hash(cfg)
+
+
+def test_hash_is_of_what_trains():
+    reference = changed()
+    assert changed(custom_imports=dict(imports=['elsewhere'])) == reference
+    assert changed(log_level='DEBUG', default_hooks=dict(logger=dict(interval=3))) == reference
+    assert changed(custom_hooks=[dict(type='EdgeVisualizationHook')]) == reference
+    assert changed(custom_hooks=[dict(type='EMAHook')]) != reference
+    assert changed(custom_hooks=[dict(type='EMAHook', momentum=0.1)]) != changed(custom_hooks=[dict(type='EMAHook')])
+    for section in (dict(optim_wrapper=dict(clip_grad=None)), dict(load_from='weights.pth'), dict(train_cfg=dict(x=1))):
+        assert changed(**section) != reference, section
+
+
+def test_hash_tells_one_default_of_the_edge_loss_from_another(monkeypatch):
+    """A later default must not pass for the one that a result was made with."""
+    reference = changed()
+    monkeypatch.setitem(DEFAULT_LOSS_EDGE, 'exponent', 1.0)
+    assert changed() != reference
+    written_out = dict(type='EdgeAgreementMaskHead', loss_edge=dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0))
+    cfg_options = {'model.roi_head.mask_head': written_out}
+    key = RunKey('edge', 60, 0.02, 0)
+    assert config_hash(
+        make_run_config(spec(settings=dict(baseline={}, edge=dict(cfg_options=cfg_options))), key, {})
+    ) == (reference)

@@ -92,7 +92,7 @@ def test_train_resume_and_test_with_mmdets_own_tools(python, project):
 
     work_dir = project / 'work_dirs' / CONFIG
     output = run_tool(python, project, MMDET_TOOLS / 'train.py', f'configs/{CONFIG}.py', **{'train_cfg.max_epochs': 1})
-    assert 'Edge loss is on: EdgeLoss(filters=sobel, exponent=1.5' in output
+    assert 'Edge loss is on: EdgeLoss(filters=sobel, exponent=2' in output
     lines = scalars(work_dir)
     assert all(step['loss_edge'] > 0 for step in lines[:2]) and 'coco/segm_mAP' in lines[-1] and len(lines) == 3
 

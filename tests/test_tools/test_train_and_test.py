@@ -55,7 +55,7 @@ def trained(shapes, tmp_path_factory):
 def test_training_logs_the_edge_loss(trained):
     output, work_dir = trained
     (line,) = lines_with(output, 'Edge loss is on')
-    assert 'EdgeLoss(filters=sobel, exponent=1.5, smoothing=off' in line
+    assert 'EdgeLoss(filters=sobel, exponent=2, smoothing=off' in line
     steps = [line for line in scalars(work_dir) if 'loss' in line]
     assert len(steps) == 2
     for step in steps:

@@ -28,7 +28,7 @@ def main() -> None:
     prediction = np.clip(gaussian_filter(shift(target, (0.7, -0.5), order=1), 1.6), 0.02, 0.98)
     masks = torch.tensor(np.stack([prediction, target, prediction - target]))
     edges = filter_masks(masks, get_edge_kernels(['sobel']))
-    loss = edge_loss(masks[:1].logit(), masks[1:2], exponent=1.5, loss_weight=3).item()
+    loss = edge_loss(masks[:1].logit(), masks[1:2], exponent=2, loss_weight=3).item()
 
     figure, grid = plt.subplots(3, 3, figsize=(7.6, 7.8), layout='constrained')
     columns = ('prediction', 'target', 'difference')

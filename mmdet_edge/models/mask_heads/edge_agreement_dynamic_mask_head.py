@@ -16,6 +16,6 @@ class EdgeAgreementDynamicMaskHead(EdgeAgreementMixin, DynamicMaskHead):
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``DynamicMaskHead``. Defaults to
-            ``dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)``.
+            ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``.
         **kwargs: The arguments of ``DynamicMaskHead``.
     """

@@ -15,6 +15,6 @@ class EdgeAgreementHTCMaskHead(EdgeAgreementMixin, HTCMaskHead):
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``HTCMaskHead``. Defaults to
-            ``dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)``.
+            ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``.
         **kwargs: The arguments of ``HTCMaskHead``.
     """

@@ -16,7 +16,7 @@ class EdgeAgreementMaskHead(EdgeAgreementMixin, FCNMaskHead):
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``FCNMaskHead``. Defaults to
-            ``dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)``, the setting that this package recommends; a dict
+            ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``, the setting that this package recommends; a dict
             given here replaces it as a whole.
         **kwargs: The arguments of ``FCNMaskHead``.
 

@@ -19,6 +19,9 @@ from .class_selected_conv import ClassSelectedConv2d, LazyLogits
 CLASS_BLIND_LOSSES = (CrossEntropyLoss, EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss)
 """Mask losses that use the label for nothing but picking a channel; a subclass may use it for more."""
 
+DEFAULT_LOSS_EDGE = dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)
+"""The edge loss that this package recommends."""
+
 
 class EdgeAgreementMixin:
     """Adds ``loss_edge`` to the losses of an ``FCNMaskHead`` or a head derived from it.
@@ -34,7 +37,7 @@ class EdgeAgreementMixin:
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss, by default of type 'EdgeLoss'; it replaces the
             default as a whole. None switches it off. Defaults to
-            ``dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)``, the setting that this package recommends
+            ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``, the setting that this package recommends
             (docs/evidence.md); the authors' is ``dict(type='EdgeLoss')``.
         **kwargs: The arguments of the mask head.
 
@@ -46,7 +49,7 @@ class EdgeAgreementMixin:
     def __init__(
         self,
         *,
-        loss_edge: OptConfigType = dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0),  # noqa: B006
+        loss_edge: OptConfigType = DEFAULT_LOSS_EDGE,
         **kwargs: Any,
     ) -> None:
         if loss_edge is not None:

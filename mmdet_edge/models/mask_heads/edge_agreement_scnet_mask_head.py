@@ -17,7 +17,7 @@ class EdgeAgreementSCNetMaskHead(EdgeAgreementMixin, SCNetMaskHead):
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``SCNetMaskHead``. Defaults to
-            ``dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)``.
+            ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``.
         **kwargs: The arguments of ``SCNetMaskHead``.
     """
 

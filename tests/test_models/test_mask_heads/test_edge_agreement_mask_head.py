@@ -35,7 +35,7 @@ def test_adds_loss_edge_and_changes_nothing_else(head_class, parent, head_inputs
     assert torch.equal(ours['mask_targets'], theirs['mask_targets'])
     selected = inputs['mask_preds'][range(4), [0, 3, 0, 1]]
     assert torch.equal(
-        ours['loss_mask']['loss_edge'], EdgeLoss(exponent=1.5, loss_weight=3)(selected, ours['mask_targets'])
+        ours['loss_mask']['loss_edge'], EdgeLoss(exponent=2, loss_weight=3)(selected, ours['mask_targets'])
     )
     assert ours['loss_mask']['loss_edge'] > 0
 
@@ -93,7 +93,7 @@ def test_no_positive_roi(head_class, parent, class_agnostic, head_inputs):
 def test_class_agnostic(head_inputs):
     inputs = head_inputs([2, 0, 3], channels=1)
     results = EdgeAgreementMaskHead(class_agnostic=True, **SMALL).loss_and_target(**inputs)
-    expected = EdgeLoss(exponent=1.5, loss_weight=3)(inputs['mask_preds'][:, 0], results['mask_targets'])
+    expected = EdgeLoss(exponent=2, loss_weight=3)(inputs['mask_preds'][:, 0], results['mask_targets'])
     assert torch.equal(results['loss_mask']['loss_edge'], expected)
 
 
