@@ -3,9 +3,9 @@
 Run it in an environment with a compiled mmcv and in one where mmdet_edge serves the operators, several times in turn
 if the machine has other work, and give all files to --compare:
 
-    python tools/benchmarks/ops_speed.py --out compiled.json
-    python tools/benchmarks/ops_speed.py --out ours.json
-    python tools/benchmarks/ops_speed.py --compare compiled.json ours.json
+    python -m benchmarks.cost.operators --out compiled.json
+    python -m benchmarks.cost.operators --out ours.json
+    python -m benchmarks.cost.operators --compare compiled.json ours.json
 
 Sizes are those of one level of a small FPN. Operators that compiled mmcv does not have for
 a CPU are left out there.
@@ -25,14 +25,14 @@ import mmdet_edge  # noqa: F401
 import numpy as np
 import torch
 from mmcv import ops
+from mmdet_edge.analysis.timing import describe_machine, time_in_turn
+from mmdet_edge.engine.checks import check_writable, stop
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mmdet_edge.analysis.timing import describe_machine, time_in_turn
 from mmdet_edge.compat.ops import SERVED
-from mmdet_edge.engine.checks import check_writable, stop
 
 
 def make_calls(device: str) -> dict[str, Callable[[], Any]]:
