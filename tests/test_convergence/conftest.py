@@ -54,13 +54,26 @@ def val_dataset(detector_cfg):
     return DATASETS.build(detector_cfg.val_dataloader.dataset)
 
 
-@pytest.fixture(scope='session')
-def tried_edge_losses():
-    """tools/benchmarks/tried_edge_losses.py, as custom_imports of a run finds it."""
-    path = Path(__file__).parents[2] / 'tools/benchmarks/tried_edge_losses.py'
-    spec = importlib.util.spec_from_file_location('tried_edge_losses', path)
+def load_laboratory(name):
+    """A file of tools/benchmarks, as custom_imports of a run finds it."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / f'tools/benchmarks/{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module
+    return module
+
+
+@pytest.fixture(scope='session')
+def tried_edge_losses():
+    """What was tried and left out."""
+    yield load_laboratory('tried_edge_losses')
     MODELS._module_dict.pop('TriedEdgeLoss')
     HOOKS._module_dict.pop('EdgeLossScheduleHook')
+
+
+@pytest.fixture(scope='session')
+def peer_mask_losses():
+    """Losses of others."""
+    before = set(MODELS._module_dict)
+    yield load_laboratory('peer_mask_losses')
+    for name in set(MODELS._module_dict) - before:
+        MODELS._module_dict.pop(name)

@@ -41,9 +41,7 @@ def main() -> None:
     results = args.results or work_dir / 'results.jsonl'
     try:
         spec = read_spec(args.spec)
-        scheduler = Scheduler(
-            spec, results, work_dir, args.jobs, args.data_root, args.cfg_options, args.pretrained
-        )
+        scheduler = Scheduler(spec, results, work_dir, args.jobs, args.data_root, args.cfg_options, args.pretrained)
         if args.check:
             missing, complete = scheduler.check()
             waiting = '' if complete else ', and more once the learning rate of the baseline is tuned'

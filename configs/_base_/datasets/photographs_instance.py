@@ -4,14 +4,14 @@ dataset_type = 'CocoDataset'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    # Larger ones are for a GPU.
-    dict(type='Resize', scale=(352, 288), keep_ratio=True),
+    # Small, for a CPU; a GPU stands twice as much.
+    dict(type='Resize', scale=(320, 256), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(352, 288), keep_ratio=True),
+    dict(type='Resize', scale=(320, 256), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
