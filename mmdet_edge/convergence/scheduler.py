@@ -331,6 +331,8 @@ class Scheduler:
         self._place_files(cfg)
         cfg.work_dir = str(self.work_dir / 'detector')
         cfg.resume = True
+        # Nobody asks how good it is, which would take as long as a part of the training.
+        cfg.train_cfg.val_begin = sys.maxsize
         check_data(cfg, ('train', 'val'))
         check_pretrained(cfg.model)
         return cfg
