@@ -250,7 +250,9 @@ def test_the_detector_starts_from_the_file(tmp_path, monkeypatch):
         monkeypatch.setattr(module, check, lambda *args: None)
     scheduler = make(tmp_path, 'mask-branch')
     scheduler.spec, scheduler.pretrained = replace(scheduler.spec, config=PHOTOGRAPHS), 'weights.pth'
-    assert scheduler._detector_config().model.backbone.init_cfg.checkpoint == 'weights.pth'
+    cfg = scheduler._detector_config()
+    assert cfg.model.backbone.init_cfg.checkpoint == 'weights.pth'
+    assert cfg.train_cfg.val_begin > cfg.train_cfg.max_iters
 
 
 def test_a_file_without_a_place(tmp_path):
