@@ -206,6 +206,7 @@ class Scheduler:
         cfg.work_dir = str(self.work_dir / key.folder)
         if self.spec.protocol == 'mask-branch':
             place_features(cfg, self.work_dir / 'features')
+            cfg.val_evaluator.scores_file = str(Path(cfg.work_dir, 'scores.npz'))
         else:
             self._place_files(cfg)
         # Goes on at the latest checkpoint, if an earlier call was interrupted.
