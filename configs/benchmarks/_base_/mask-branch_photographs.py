@@ -20,8 +20,9 @@ _main = ['sobel-p2-w3', 'dice-w10', 'sobel-p1.5-w3']
 runs = [
     dict(settings=['baseline'], budgets=[240], learning_rates=[0.1, 0.05, 0.2, 0.02], seeds=[0]),
     dict(settings=_main, budgets=[240], learning_rates=[0.05], seeds=[0]),
-    # Weights: one seed, short.
-    dict(settings=[*_edge, *_controls, *_peers], budgets=[60], learning_rates=[0.05], seeds=[0]),
-    dict(settings=['baseline'], budgets=[240], learning_rates='tuned', seeds=_five),
-    dict(settings=_main, budgets=[240], learning_rates=[0.05], seeds=_five),
+    dict(settings=['baseline'], budgets=[240], learning_rates=[0.1], seeds=[1, 2]),
+    dict(settings=_main, budgets=[240], learning_rates=[0.05], seeds=[1, 2]),
+    # Weights of the others: one seed, short.
+    dict(settings=['baseline'], budgets=[60], learning_rates=_rates, seeds=[0]),
+    dict(settings=[*_peers, *_controls, *_edge], budgets=[60], learning_rates=[0.05], seeds=[0]),
 ]
