@@ -25,14 +25,14 @@ import mmdet_edge  # noqa: F401
 import numpy as np
 import torch
 from mmcv import ops
-from mmdet_edge.analysis.timing import describe_machine, time_in_turn
-from mmdet_edge.engine.checks import check_writable, stop
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.cost.timing import describe_machine, time_in_turn
 from mmdet_edge.compat.ops import SERVED
+from mmdet_edge.preflight.checks import check_writable, stop
 
 
 def make_calls(device: str) -> dict[str, Callable[[], Any]]:
