@@ -1,4 +1,4 @@
-"""Losses of others that promise better masks, to measure the edge loss against: for the specs in benchmarks/convergence/specs.
+"""Losses of others that promise better masks, to measure the edge loss against.
 
 Written anew from the papers' formulas, none for production. Each is called as a mask head calls its loss, with logits,
 targets and the classes of the masks, and is meant to be added to the cross entropy, except for the two that take its

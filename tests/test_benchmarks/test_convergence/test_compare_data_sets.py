@@ -51,6 +51,6 @@ def test_no_such_results(tmp_path):
 def test_time_mask_losses():
     spec = ROOT / 'benchmarks/convergence/specs/animals_mask-branch.py'
     names = ['baseline', 'sobel-p2-w3', 'lovasz-w1', 'focal-w4', 'dice-w10']
-    printed = run_python('benchmarks/time_mask_losses.py', spec, *names, '--rois', 4, '--repeats', 2)
+    printed = run_python('benchmarks.cost.time_mask_losses', spec, *names, '--rois', 4, '--repeats', 2)
     assert all(f'| {name} | ' in printed for name in names)
-    assert "error: 'none'" in run_python('benchmarks/time_mask_losses.py', spec, 'none', code=1)
+    assert "error: 'none'" in run_python('benchmarks.cost.time_mask_losses', spec, 'none', code=1)
