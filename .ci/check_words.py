@@ -18,7 +18,7 @@ RETIRED = {
     r'\bgo(es)? on\b|\bgoing on\b': 'resumes, continues',
     r'\btells?\b|\btold\b': 'reports, prints, says',
     r'\bstands?\b(?! out|-in)': 'is',
-    r'\b[\d,]*\d steps?\b|\btraining steps?\b': 'iterations',
+    r'\b[\d,]*\d steps?\b(?! ?:)|\btraining steps?\b': 'iterations',
     r'\btrue box(es)?\b': 'ground-truth boxes',
     r'\bwhole checkpoints?\b': 'intact',
     r'\bfirst process\b': 'rank 0',
