@@ -3,8 +3,6 @@
 import ast
 import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +45,8 @@ def test_what_a_page_names_exists(page):
         if link[1]:
             titles = re.findall(r'^#+ (.*)$', target.read_text(), re.MULTILINE)
             assert link[1][1:] in {re.sub(r'[^\w -]', '', t.lower()).replace(' ', '-') for t in titles}, link
-    for name in re.findall(r'\b(?:benchmarks|configs|demo|docs|mmdet_edge|projects|tests|tools)/[\w./-]+\.\w+', text):
+    folders = 'benchmarks|configs|demo|docs|mmdet_edge|projects|tests|tools'
+    for name in re.findall(rf'(?<![\w/])(?:{folders})/[\w./-]+\.\w+', text):
         assert (ROOT / name).exists() or (page.parent / name).exists(), name
     for name in re.findall(r"get_config_path\('(.*?)'\)", text):
         assert (ROOT / 'configs' / name).is_file(), name
@@ -93,15 +92,3 @@ def test_the_pages_of_the_site_are_in_its_table_of_contents():
     listed = re.findall(r'^(?:\.\./)?([\w/]+)$', (ROOT / 'docs' / 'index.md').read_text(), re.MULTILINE)
     pages = [p.stem for p in (ROOT / 'docs').glob('*.md') if p.stem != 'index']
     assert [page for page in pages if page not in listed] == []
-
-
-def test_the_site_builds_without_a_warning(tmp_path):
-    pytest.importorskip('furo', reason='the extra docs is not installed')
-    pytest.importorskip('myst_parser', reason='the extra docs is not installed')
-    command = [sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-c', 'docs', '.', tmp_path]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    page = (tmp_path / 'docs' / 'api.html').read_text()
-    assert all(
-        f'id="mmdet_edge.{name}"' in page for name in ('EdgeLoss', 'EdgeAgreementMaskHead', 'CocoBoundaryMetric')
-    )
