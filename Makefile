@@ -50,7 +50,7 @@ words:
 	python3 .ci/check_words.py
 
 docs: install
-	python -m pip --disable-pip-version-check install -q -c constraints.txt furo myst-parser sphinx
+	python -m pip --disable-pip-version-check install -q -c constraints.txt --no-build-isolation -e '.[docs]'
 	sphinx-build -q -W --keep-going -c docs . build/docs
 	@echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' >build/docs/index.html
 	@echo '$(CURDIR)/build/docs/index.html'
