@@ -14,6 +14,8 @@ exclude_patterns = ['.*', 'build', 'data', 'work_dirs', 'mmdet_edge', 'tests']
 
 html_theme = 'furo'
 html_title = project
+html_static_path = ['_static']
+html_css_files = ['wide.css']
 
 # Anchors as GitHub makes them.
 myst_heading_anchors = 3
