@@ -1,10 +1,10 @@
 # The two commands of the README are `make demo` and `make test`; both install what is missing.
-.PHONY: help install demo test soak lint audit clean
+.PHONY: help install demo test soak lint words docs audit clean
 .DEFAULT_GOAL := help
 # Absolute, so that what runs in a work dir of its own still finds it; first in PATH for the shell scripts.
 VENV := $(CURDIR)/.venv/bin
 export PATH := $(VENV):$(PATH)
-# A training on a CPU wants the same large blocks at every step. glibc would give each back to the system and take it
+# Training on a CPU needs the same large blocks in every iteration. glibc would return each to the system and take it
 # again, page by page: up to half of the time.
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
@@ -17,10 +17,11 @@ help:
 	@echo 'make install   environment in .venv: torch, mmcv (compiled once per machine), mmdet, this package'
 	@echo 'make demo      train baseline and edge head on generated images, compare them (8 minutes on 2 cores)'
 	@echo 'make test      run all tests'
-	@echo 'make soak      what takes long: 72 faults, 2000 steps (an hour; STEPS=100 KILLS=7 to try it)'
-	@echo 'make lint      formatting, lint, types, docstring coverage'
+	@echo 'make soak      what takes long: 72 faults, 2000 iterations (an hour; STEPS=100 KILLS=7 to try it)'
+	@echo 'make lint      formatting, lint, types, docstring coverage, spelling, retired words'
+	@echo 'make docs      the documentation as a site, in build/docs'
 	@echo 'make audit     known vulnerabilities of the pinned versions (needs a network)'
-	@echo 'make clean     remove .venv and what the demo made (trainings and compiled mmcv wheels stay)'
+	@echo 'make clean     remove .venv and what the demo made (other work dirs and compiled mmcv wheels stay)'
 
 install: .venv/installed
 
@@ -37,11 +38,22 @@ test: install
 soak: install
 	STEPS=$(STEPS) KILLS=$(KILLS) python -m pytest -m soak -s
 
-lint: install
+lint: install words
 	ruff format --check .
 	ruff check .
 	mypy
 	interrogate -q -c setup.cfg mmdet_edge benchmarks tools
+	codespell
+
+# The words that the glossary of CONTRIBUTING.md retires.
+words:
+	python3 .ci/check_words.py
+
+docs: install
+	python -m pip --disable-pip-version-check install -q -c constraints.txt --no-build-isolation -e '.[docs]'
+	sphinx-build -q -W --keep-going -c docs . build/docs
+	@echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' >build/docs/index.html
+	@echo '$(CURDIR)/build/docs/index.html'
 
 # In an environment of its own. Without --strict, what the service does not answer for would count as clean.
 audit:

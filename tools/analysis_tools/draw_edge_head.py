@@ -48,7 +48,7 @@ def main() -> None:
             if column == 0:
                 axes.set_ylabel(rows[row], fontsize=13)
     figure.supxlabel(
-        f'edge loss: 3 times the mean of |x|^1.5 over the two maps lower right, here {loss:.2f}\n'
+        f'edge loss: 3 times the mean of x² over the two maps at the lower right, here {loss:.2f}\n'
         '(red positive, blue negative)',
         fontsize=12,
     )
