@@ -231,12 +231,17 @@ def _deform_args(
     bias: Optional[Tensor] = None,
 ) -> list:
     """Return the arguments of torchvision's deformable convolution: version 1 has neither mask nor bias."""
+    arguments = _full(
+        input,
+        weight,
+        offset,
+        input.new_zeros(len(input), 1) if mask is None else mask,
+        weight.new_zeros(len(weight)) if bias is None else bias,
+    )
     # torchvision reads at a random address where an offset is not a number, as in a diverging run: the process would
     # crash instead of reporting the loss. In mmcv's forward function it lies outside the image, as it does here.
-    tensors = [input, weight, offset.nan_to_num(1e6, 1e6, -1e6)]
-    tensors.append(input.new_zeros(len(input), 1) if mask is None else mask)
-    tensors.append(weight.new_zeros(len(weight)) if bias is None else bias)
-    return [*_full(*tensors), *geometry, mask is not None]
+    arguments[2] = arguments[2].nan_to_num(1e6, 1e6, -1e6)
+    return [*arguments, *geometry, mask is not None]
 
 
 def deform_conv_forward(input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, *_: Tensor, **opt: Any) -> None:

@@ -16,6 +16,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils import get_installed_path
 
 from mmdet_edge import EdgeAgreementMaskHead
+from mmdet_edge.compat import ops
 from mmdet_edge.deployment import export_plain_mmdet, to_plain_checkpoint, to_plain_config
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
 
@@ -23,17 +24,19 @@ from .conftest import run_tool
 
 MMDET = Path(get_installed_path('mmdet')) / '.mim' / 'configs'
 
-# What a machine does that has MMDetection only: a detector, and mmdet's own test loop.
+# What a machine does that has MMDetection only: a detector, and mmdet's own test loop. Where mmcv is not compiled,
+# MMDetection alone cannot be imported: there the one file with the operators is run before it.
 PLAIN = """
-import pickle, sys, warnings
+import pickle, runpy, sys, warnings
 warnings.simplefilter('ignore')
 # Importing it would fail.
 sys.modules['mmdet_edge'] = None
+folder, image, out, ops = sys.argv[1:]
+runpy.run_path(ops)['serve_mmcv_ops']()
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-folder, image, out = sys.argv[1:]
 model = init_detector(f'{folder}/config.py', f'{folder}/weights.pth', device='cpu')
 instances = inference_detector(model, image).pred_instances
 cfg = Config.fromfile(f'{folder}/config.py')
@@ -59,7 +62,7 @@ def test_predictions_are_bit_identical_without_this_package(trained, exported, t
     image = str(config.parent / 'shapes' / 'val' / '000000.png')
     environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     done = subprocess.run(
-        [sys.executable, '-c', PLAIN, str(exported), image, str(tmp_path / 'plain.pkl')],
+        [sys.executable, '-c', PLAIN, str(exported), image, str(tmp_path / 'plain.pkl'), ops.__file__],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
