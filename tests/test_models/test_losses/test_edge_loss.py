@@ -1,3 +1,4 @@
+import inspect
 import logging
 
 import pytest
@@ -135,6 +136,23 @@ def test_reductions_and_weights():
 def test_module_equals_function(options):
     pred, target = masks()
     assert torch.equal(EdgeLoss(**options)(pred, target), edge_loss(pred, target, **options))
+
+
+def test_module_and_function_have_the_same_options():
+    ours = inspect.signature(EdgeLoss).parameters
+    function = inspect.signature(edge_loss).parameters
+    assert list(function.values())[-len(ours) :] == list(ours.values())
+    weighted = list(inspect.signature(EdgeWeightedCrossEntropyLoss).parameters.values())
+    assert weighted[:-1] == list(ours.values()) and weighted[-1].name == 'temperature'
+
+
+def test_wrong_options_of_the_function():
+    with pytest.raises(ValueError, match='^edge_loss: exponent must be finite and at least 1, got 0.5'):
+        edge_loss(*masks(), exponent=0.5)
+    with pytest.raises(ValueError, match="^edge_loss: unknown edge filter 'sobl'.*did you mean 'sobel'"):
+        edge_loss(*masks(), filters='sobl')
+    with pytest.raises(ValueError, match='^edge_loss: target must have the shape'):
+        edge_loss(masks()[0], torch.zeros(3, 5, 5))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
