@@ -1,9 +1,11 @@
 """The Edge Agreement Head of SCNet."""
 
-from typing import Any
-
 from mmdet.models.roi_heads.mask_heads import SCNetMaskHead
+from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
+from mmdet.utils import InstanceList
+from mmengine.config import ConfigDict
+from torch import Tensor
 
 from .edge_agreement_mixin import EdgeAgreementMixin
 
@@ -21,19 +23,25 @@ class EdgeAgreementSCNetMaskHead(EdgeAgreementMixin, SCNetMaskHead):
         **kwargs: The arguments of ``SCNetMaskHead``.
     """
 
-    def loss_and_target(self, *args: Any, **kwargs: Any) -> dict:
+    def loss_and_target(
+        self,
+        mask_preds: Tensor,
+        sampling_results: list[SamplingResult],
+        batch_gt_instances: InstanceList,
+        rcnn_train_cfg: ConfigDict,
+    ) -> dict:
         """Compute the sum of the mask loss and the edge loss on the same targets.
 
         Args:
-            *args: Those of :meth:`EdgeAgreementMixin.loss_and_target`.
-            **kwargs: Those of :meth:`EdgeAgreementMixin.loss_and_target`.
+            mask_preds (Tensor): See :meth:`EdgeAgreementMixin.loss_and_target`, as for the others.
+            sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
+            batch_gt_instances (list[:obj:`InstanceData`]): Ground truth of each image.
+            rcnn_train_cfg (ConfigDict): ``train_cfg`` of the RoI head.
 
         Returns:
             dict: ``loss_mask``, a dict with ``loss_mask``, the sum; and ``mask_targets``, (N, H, W). For N = 0 the sum
             is 0.
         """
-        results = super().loss_and_target(*args, **kwargs)
-        losses = results['loss_mask']
-        if 'loss_edge' in losses:
-            losses['loss_mask'] = losses['loss_mask'] + losses.pop('loss_edge')
+        results = super().loss_and_target(mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg)
+        results['loss_mask'] = dict(loss_mask=sum(results['loss_mask'].values()))
         return results
