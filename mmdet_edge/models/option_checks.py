@@ -7,20 +7,9 @@ from typing import Any
 
 
 def check_number(owner: str, name: str, value: Any, minimum: float) -> float:
-    """Check that an option is a finite number that is not too small.
+    """Check that an option is a finite number of at least ``minimum``.
 
-    Args:
-        owner (str): Class or function whose option it is; begins the error message.
-        name (str): Name of the option.
-        value (Any): Value that the user gave.
-        minimum (float): Smallest value allowed.
-
-    Returns:
-        float: The value.
-
-    Raises:
-        TypeError: If ``value`` is not a number.
-        ValueError: If it is not finite or below ``minimum``.
+    ``owner``, the class or function whose option it is, begins the error message: TypeError or ValueError.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f'{owner}: {name} must be a number, got {value!r}')
@@ -30,7 +19,7 @@ def check_number(owner: str, name: str, value: Any, minimum: float) -> float:
 
 
 def check_integer(owner: str, name: str, value: Any, minimum: int) -> int:
-    """Check that an option is an integer of at least ``minimum``; arguments and errors as of :func:`check_number`."""
+    """Check that an option is an integer of at least ``minimum``; see :func:`check_number`."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f'{owner}: {name} must be an integer, got {value!r}')
     if value < minimum:

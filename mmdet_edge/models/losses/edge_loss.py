@@ -7,7 +7,7 @@ Shape letters: N positive RoIs, C channels of the mask head (classes, or 1 if cl
 mask height and width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import torch
@@ -57,67 +57,31 @@ def edge_loss(
         >>> edge_loss(logits, target, label=torch.tensor([0, 3, 3, 79]), filters='prewitt').shape
         torch.Size([])
     """
-    name = 'edge_loss'
-    options = (exponent, smooth_pred, smooth_target, padding_mode)
-    kernels = get_edge_kernels(check_options(name, filters, *options, reduction, loss_weight))
+    name, smoothing = 'edge_loss', (smooth_pred, smooth_target)
+    kernels = get_edge_kernels(check_options(name, filters, exponent, smoothing, padding_mode, reduction, loss_weight))
+    with torch.autocast(pred.device.type, enabled=False):
+        pred, target = select_class_masks(name, pred, target, label, padding_mode)
+        if len(pred):
+            losses = edge_norm(mask_residual(pred, target, *smoothing, padding_mode), kernels, exponent, padding_mode)
+        else:
+            losses = pred.flatten(1).sum(1)
+        return loss_weight * reduce_losses(name, losses, weight, reduction, avg_factor)
 
-    def losses_of(pred: Tensor, target: Tensor) -> Tensor:
-        return edge_losses(pred, target, kernels, *options)
 
-    return reduce_losses(name, losses_of, pred, target, label, weight, avg_factor, padding_mode, reduction, loss_weight)
+def mask_residual(pred: Tensor, target: Tensor, smooth_pred: bool, smooth_target: bool, padding_mode: str) -> Tensor:
+    """Compute how far predicted masks are from the target.
 
-
-def edge_losses(
-    pred: Tensor,
-    target: Tensor,
-    kernels: Sequence[Kernel],
-    exponent: float = 2.0,
-    smooth_pred: bool = False,
-    smooth_target: bool = False,
-    padding_mode: str = 'zeros',
-) -> Tensor:
-    """Compute the edge loss of each mask: the mean of :func:`edge_disagreement`, at a fraction of its cost.
+    Filters are linear: filtering this difference replaces filtering prediction and target.
 
     Args:
         pred (Tensor): Logits, (N, H, W), float32 or float64.
         target (Tensor): Masks in [0, 1], (N, H, W), dtype of ``pred``.
-        kernels (Sequence[Kernel]): D kernels.
-        exponent (float): p, at least 1. Defaults to 2.0.
-        smooth_pred (bool): Smooth the probabilities first. Defaults to False.
-        smooth_target (bool): Smooth the target first. Defaults to False.
-        padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'. Defaults to 'zeros'.
+        smooth_pred (bool): Smooth the probabilities first.
+        smooth_target (bool): Smooth the target first.
+        padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'.
 
     Returns:
-        Tensor: Mean over D, H and W of ``|F * r| ** p``, (N,), dtype of ``pred``. It can be differentiated once.
-    """
-    residual = mask_residual(pred, target, smooth_pred, smooth_target, padding_mode)
-    framed = padding_mode != 'zeros'
-    padded = F.pad(residual, (1, 1, 1, 1), mode=padding_mode) if framed else residual
-    return _FilteredNorm.apply(padded, kernels, exponent, framed) / (len(kernels) * residual[0].numel())
-
-
-def edge_disagreement(
-    pred: Tensor,
-    target: Tensor,
-    kernels: Sequence[Kernel],
-    exponent: float = 2.0,
-    smooth_pred: bool = False,
-    smooth_target: bool = False,
-    padding_mode: str = 'zeros',
-) -> Tensor:
-    """Compute the per-pixel loss map; its mean is :func:`edge_losses`, which takes the same arguments.
-
-    Returns:
-        Tensor: Mean over D of ``|F * r| ** p``, (N, H, W), dtype of ``pred``.
-    """
-    residual = mask_residual(pred, target, smooth_pred, smooth_target, padding_mode)
-    return filter_masks(residual, kernels, padding_mode).abs().pow(exponent).mean(dim=1)
-
-
-def mask_residual(pred: Tensor, target: Tensor, smooth_pred: bool, smooth_target: bool, padding_mode: str) -> Tensor:
-    """Compute ``S(sigmoid(pred)) - S(target)``, (N, H, W); the arguments are those of :func:`edge_losses`.
-
-    Filters are linear: filtering this difference replaces filtering prediction and target.
+        Tensor: ``S(sigmoid(pred)) - S(target)``, (N, H, W), dtype of ``pred``.
     """
 
     def smooth(masks: Tensor) -> Tensor:
@@ -175,8 +139,32 @@ class _FilteredNorm(torch.autograd.Function):
         return gradient * grad[:, None, None], None, None, None
 
 
+def edge_norm(residual: Tensor, kernels: Sequence[Kernel], exponent: float, padding_mode: str = 'zeros') -> Tensor:
+    """Compute each mask's mean of ``|F * r| ** p``, at a fraction of the cost of :func:`edge_disagreement`.
+
+    Args:
+        residual (Tensor): Shape (N, H, W), floating.
+        kernels (Sequence[Kernel]): D kernels.
+        exponent (float): p of the norm, at least 1.
+        padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'. Defaults to 'zeros'.
+
+    Returns:
+        Tensor: Mean over D, H and W, (N,), dtype of ``residual``. It can be differentiated once.
+    """
+    framed = padding_mode != 'zeros'
+    padded = F.pad(residual, (1, 1, 1, 1), mode=padding_mode) if framed else residual
+    return _FilteredNorm.apply(padded, kernels, exponent, framed) / (len(kernels) * residual[0].numel())
+
+
+def edge_disagreement(
+    residual: Tensor, kernels: Sequence[Kernel], exponent: float, padding_mode: str = 'zeros'
+) -> Tensor:
+    """Return the per-pixel loss map, (N, H, W); its mean is :func:`edge_norm`, whose arguments it takes."""
+    return filter_masks(residual, kernels, padding_mode).abs().pow(exponent).mean(dim=1)
+
+
 def select_class_masks(
-    owner: str, pred: Tensor, target: Tensor, label: Optional[Tensor] = None
+    owner: str, pred: Tensor, target: Tensor, label: Optional[Tensor] = None, padding_mode: str = 'zeros'
 ) -> tuple[Tensor, Tensor]:
     """Select each mask's channel of the mask head, and convert both sides to one dtype.
 
@@ -186,6 +174,7 @@ def select_class_masks(
         target (Tensor): Masks in [0, 1], (N, H, W), any dtype.
         label (Tensor, optional): Channel of each mask, (N,), integer, counted from 0. All 0 for a class-agnostic head.
             Defaults to None.
+        padding_mode (str): What lies beyond the border, for the check of the masks' size. Defaults to 'zeros'.
 
     Returns:
         tuple[Tensor, Tensor]: Logits and target, both (N, H, W), float32 (float64 if ``pred`` is).
@@ -215,59 +204,35 @@ def select_class_masks(
             f'{owner}: target must have the shape of the predicted masks, {tuple(pred.shape)}, got '
             f'{tuple(target.shape)}. train_cfg.rcnn.mask_size must equal the output size of the mask head'
         )
+    side = 2 if padding_mode == 'reflect' else 1
+    if len(pred) and min(pred.shape[1:]) < side:
+        raise ValueError(
+            f'{owner}: with padding_mode={padding_mode!r} masks must be at least {side}x{side}, got '
+            f'{pred.shape[1]}x{pred.shape[2]}'
+        )
     if pred.dtype != torch.float64:
         pred = pred.float()
     return pred, target.to(pred.dtype)
 
 
 def reduce_losses(
-    owner: str,
-    losses_of: Callable[[Tensor, Tensor], Tensor],
-    pred: Tensor,
-    target: Tensor,
-    label: Optional[Tensor],
-    weight: Optional[Tensor],
-    avg_factor: Optional[float],
-    padding_mode: str,
-    reduction: str,
-    loss_weight: float,
+    owner: str, losses: Tensor, weight: Optional[Tensor], reduction: str, avg_factor: Optional[float]
 ) -> Tensor:
-    """Compute the losses of all masks in full precision, then weight and reduce them.
-
-    ``owner`` begins the error messages, and ``losses_of`` returns the loss of each mask, (N,), for logits and target,
-    both (N, H, W). All other arguments, and the result, are those of :func:`edge_loss`.
-    """
-    with torch.autocast(pred.device.type, enabled=False):
-        pred, target = select_class_masks(owner, pred, target, label)
-        if weight is not None and weight.shape != pred.shape[:1]:
-            raise ValueError(
-                f'{owner}: weight must have one number per mask, ({len(pred)},), got {tuple(weight.shape)}'
-            )
-        if len(pred) == 0:
-            return pred.flatten(1).sum(1) if reduction == 'none' else pred.sum()
-        side = 2 if padding_mode == 'reflect' else 1
-        if min(pred.shape[1:]) < side:
-            raise ValueError(
-                f'{owner}: with padding_mode={padding_mode!r} masks must be at least {side}x{side}, got '
-                f'{pred.shape[1]}x{pred.shape[2]}'
-            )
-        return loss_weight * weight_reduce_loss(losses_of(pred, target), weight, reduction, avg_factor)
+    """Weight and reduce the losses of the masks, (N,); for N = 0 to a zero that is connected to them."""
+    if weight is not None and weight.shape != losses.shape:
+        raise ValueError(f'{owner}: weight must have one number per mask, ({len(losses)},), got {tuple(weight.shape)}')
+    if not len(losses):
+        return losses if reduction == 'none' else losses.sum()
+    return weight_reduce_loss(losses, weight, reduction, avg_factor)
 
 
 def check_options(
-    owner: str,
-    filters: Union[str, Sequence[str]],
-    exponent: float,
-    smooth_pred: bool,
-    smooth_target: bool,
-    padding_mode: str,
-    reduction: str,
-    loss_weight: float,
+    owner: str, filters: Any, exponent: Any, smoothing: tuple, padding_mode: Any, reduction: Any, loss_weight: Any
 ) -> tuple[str, ...]:
     """Check the options of an edge loss (see :class:`EdgeLoss`) and return the names of its filters."""
     check_number(owner, 'exponent', exponent, minimum=1)
-    check_bool(owner, 'smooth_pred', smooth_pred)
-    check_bool(owner, 'smooth_target', smooth_target)
+    for option, value in zip(('smooth_pred', 'smooth_target'), smoothing):
+        check_bool(owner, option, value)
     check_choice(owner, 'padding_mode', padding_mode, PADDING_MODES)
     check_choice(owner, 'reduction', reduction, REDUCTIONS)
     check_number(owner, 'loss_weight', loss_weight, minimum=0)
@@ -324,9 +289,8 @@ class EdgeLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.filters = check_options(
-            type(self).__name__, filters, exponent, smooth_pred, smooth_target, padding_mode, reduction, loss_weight
-        )
+        name, smoothing = type(self).__name__, (smooth_pred, smooth_target)
+        self.filters = check_options(name, filters, exponent, smoothing, padding_mode, reduction, loss_weight)
         self.kernels = get_edge_kernels(self.filters)
         self.exponent = float(exponent)
         self.smooth_pred = smooth_pred
@@ -383,19 +347,17 @@ class EdgeLoss(nn.Module):
         name, reduction = type(self).__name__, self.reduction
         if reduction_override is not None:
             reduction = check_choice(name, 'reduction_override', reduction_override, REDUCTIONS)
-        losses_of, padding_mode = self.instance_losses, self.padding_mode
-        return reduce_losses(
-            name, losses_of, pred, target, label, weight, avg_factor, padding_mode, reduction, self.loss_weight
-        )
+        with torch.autocast(pred.device.type, enabled=False):
+            pred, target = select_class_masks(name, pred, target, label, self.padding_mode)
+            losses = self.instance_losses(pred, target) if len(pred) else pred.flatten(1).sum(1)
+            return self.loss_weight * reduce_losses(name, losses, weight, reduction, avg_factor)
 
     def instance_losses(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return the unweighted loss of each mask, (N,): :func:`edge_losses` with the options of this loss."""
-        return edge_losses(
-            pred, target, self.kernels, self.exponent, self.smooth_pred, self.smooth_target, self.padding_mode
-        )
+        """Return the unweighted loss of each mask, (N,), for logits and target, both (N, H, W)."""
+        residual = mask_residual(pred, target, self.smooth_pred, self.smooth_target, self.padding_mode)
+        return edge_norm(residual, self.kernels, self.exponent, self.padding_mode)
 
     def edge_disagreement(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return the per-pixel loss map, (N, H, W): :func:`edge_disagreement` with the options of this loss."""
-        return edge_disagreement(
-            pred, target, self.kernels, self.exponent, self.smooth_pred, self.smooth_target, self.padding_mode
-        )
+        """Return the per-pixel loss map, (N, H, W); its mean is :meth:`instance_losses`, which is faster."""
+        residual = mask_residual(pred, target, self.smooth_pred, self.smooth_target, self.padding_mode)
+        return edge_disagreement(residual, self.kernels, self.exponent, self.padding_mode)

@@ -21,16 +21,9 @@ from .edge_loss import EdgeLoss
 
 
 def edge_weighted_cross_entropy(pred: Tensor, target: Tensor, disagreement: Tensor, temperature: float) -> Tensor:
-    """Compute each mask's mean of ``BCE(pred, target) * exp(disagreement / temperature)``.
+    """Compute each mask's mean of ``BCE(pred, target) * exp(disagreement / temperature)``, (N,).
 
-    Args:
-        pred (Tensor): Logits, (N, H, W), float32 or float64.
-        target (Tensor): Masks in [0, 1], (N, H, W), dtype of ``pred``.
-        disagreement (Tensor): See :func:`~mmdet_edge.models.losses.edge_loss.edge_disagreement`, (N, H, W).
-        temperature (float): Divides the disagreement, > 0.
-
-    Returns:
-        Tensor: Shape (N,), dtype of ``pred``.
+    Logits ``pred``, ``target`` and ``disagreement`` (see :meth:`EdgeLoss.edge_disagreement`) have shape (N, H, W).
     """
     cross_entropy = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
     return (cross_entropy * (disagreement / temperature).exp()).mean(dim=(1, 2))
@@ -52,13 +45,7 @@ class EdgeWeightedCrossEntropyLoss(EdgeLoss):
     :class:`EdgeLoss` unless you repeat the paper's ablation.
 
     Args:
-        filters (str | Sequence[str]): See :class:`EdgeLoss`. Defaults to 'sobel'.
-        exponent (float): p, any real number >= 1. Defaults to 2.0.
-        smooth_pred (bool): Smooth the probabilities with a 3x3 Gaussian first. Defaults to False.
-        smooth_target (bool): Smooth the target likewise. Defaults to False.
-        padding_mode (str): What lies beyond the mask's border: 'zeros', 'replicate' or 'reflect'. Defaults to 'zeros'.
-        reduction (str): 'mean', 'sum' or 'none', over the masks. Defaults to 'mean'.
-        loss_weight (float): Weight of the loss, >= 0. Defaults to 1.0.
+        filters, exponent, smooth_pred, smooth_target, padding_mode, reduction, loss_weight: See :class:`EdgeLoss`.
         temperature (float): Divides the edge disagreement, > 0. Defaults to 16.0, the largest disagreement at a
             straight edge with sobel and exponent 2.
 

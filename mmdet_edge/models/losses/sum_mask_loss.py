@@ -16,16 +16,7 @@ from .edge_loss import EdgeLoss, select_class_masks
 
 
 def call_mask_loss(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
-    """Call a mask loss on the channel of each mask's class, with logits or probabilities, whichever it expects.
-
-    Args:
-        loss (nn.Module): See :class:`SumMaskLoss`.
-        logits (Tensor): Shape (N, H, W).
-        target (Tensor): Masks in [0, 1], (N, H, W).
-
-    Returns:
-        Tensor: A scalar; ``CrossEntropyLoss(use_mask=True)`` returns shape (1,).
-    """
+    """Call a mask loss with logits or probabilities, (N, H, W), whichever it expects, and the target, (N, H, W)."""
     if isinstance(loss, CrossEntropyLoss) and loss.use_mask:
         only_channel = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         return loss(logits[:, None], target, only_channel)
@@ -94,4 +85,5 @@ class SumMaskLoss(nn.Module):
             logits, target = select_class_masks('SumMaskLoss', pred, target, label)
             if len(logits) == 0:
                 return logits.sum()
+            # CrossEntropyLoss(use_mask=True) returns shape (1,), the others a scalar.
             return torch.stack([call_mask_loss(loss, logits, target).mean() for loss in self.losses]).sum()

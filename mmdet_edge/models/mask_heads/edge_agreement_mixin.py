@@ -120,10 +120,12 @@ def _check_takes_labels(owner: str, option: str, loss: nn.Module) -> None:
     takes_labels = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters) or any(
         parameter.name.endswith(('label', 'labels')) for parameter in parameters[2:3]
     )
-    # The cross entropy calls its second and third arguments label and weight, but uses them as target and label.
-    if not (takes_labels or isinstance(loss, CrossEntropyLoss)):
+    # With use_mask, the cross entropy uses its arguments label and weight as target and label.
+    is_cross_entropy = isinstance(loss, CrossEntropyLoss)
+    if not (takes_labels or (is_cross_entropy and loss.use_mask)):
         arguments = ', '.join(parameter.name for parameter in parameters[:3])
+        wrapped = "Wrap it: dict(type='SumMaskLoss', losses=[dict(type=...)])"
         raise TypeError(
             f'{owner}: {option} must be called with (pred, target, label), got {type(loss).__name__} with '
-            f"({arguments}). Wrap it: dict(type='SumMaskLoss', losses=[dict(type=...)])"
+            f'({arguments}). {"Set use_mask=True" if is_cross_entropy else wrapped}'
         )

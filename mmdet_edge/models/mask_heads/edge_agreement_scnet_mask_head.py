@@ -15,7 +15,7 @@ class EdgeAgreementSCNetMaskHead(EdgeAgreementMixin, SCNetMaskHead):
     """``SCNetMaskHead`` that is also trained to agree with the target's edges.
 
     Differs from ``SCNetMaskHead`` by the edge loss, which is part of ``loss_mask``: ``SCNetRoIHead`` reads that key and
-    drops all others. It weights it by the sum of its ``stage_loss_weights``, like the mask loss.
+    drops all others. It weights the sum by the sum of its ``stage_loss_weights``, like the mask loss.
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``SCNetMaskHead``. Defaults to
@@ -30,18 +30,7 @@ class EdgeAgreementSCNetMaskHead(EdgeAgreementMixin, SCNetMaskHead):
         batch_gt_instances: InstanceList,
         rcnn_train_cfg: ConfigDict,
     ) -> dict:
-        """Compute the sum of the mask loss and the edge loss on the same targets.
-
-        Args:
-            mask_preds (Tensor): See :meth:`EdgeAgreementMixin.loss_and_target`, as for the others.
-            sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
-            batch_gt_instances (list[:obj:`InstanceData`]): Ground truth of each image.
-            rcnn_train_cfg (ConfigDict): ``train_cfg`` of the RoI head.
-
-        Returns:
-            dict: ``loss_mask``, a dict with ``loss_mask``, the sum; and ``mask_targets``, (N, H, W). For N = 0 the sum
-            is 0.
-        """
+        """Compute the sum of the mask loss and the edge loss, as ``loss_mask``; see :class:`EdgeAgreementMixin`."""
         results = super().loss_and_target(mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg)
         results['loss_mask'] = dict(loss_mask=sum(results['loss_mask'].values()))
         return results

@@ -218,7 +218,7 @@ def test_registered_and_without_state():
     assert not list(loss.parameters()) and not list(loss.buffers())
 
 
-def test_says_that_it_is_on_once(caplog):
+def test_logs_once_that_it_is_on(caplog):
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_current_instance()
@@ -228,7 +228,7 @@ def test_says_that_it_is_on_once(caplog):
             loss = EdgeLoss(['sobel', 'laplacian'], exponent=1.5, smooth_target=True, loss_weight=3)
             loss.eval()
             assert not caplog.messages
-            # As a training loop does, before the first step and after each evaluation.
+            # As a training loop does, before the first iteration and after each evaluation.
             for _ in range(2):
                 loss.train()
                 loss(*masks())

@@ -128,7 +128,7 @@ def test_only_keywords():
     assert 'loss_edge' in inspect.signature(EdgeAgreementMaskHead).parameters
 
 
-def test_wrong_loss_edge_is_told_at_construction():
+def test_wrong_loss_edge_is_refused_at_construction():
     with pytest.raises(ValueError, match="did you mean 'sobel'"):
         EdgeAgreementMaskHead(loss_edge=dict(type='EdgeLoss', filters='sobl'), **SMALL)
 
@@ -150,6 +150,14 @@ def test_a_loss_that_would_take_the_labels_for_weights_is_refused(head_class, lo
     message = rf'^{head_class.__name__}: {option} must be called with \(pred, target, label\), got {loss["type"]} with'
     with pytest.raises(TypeError, match=rf'{message} .*, {third}\)\. Wrap it.*SumMaskLoss'):
         head_class(**{option: loss}, **SMALL)
+
+
+@pytest.mark.parametrize('option', ['loss_edge', 'loss_mask'])
+@pytest.mark.parametrize('use_sigmoid', [False, True])
+def test_a_cross_entropy_that_is_not_of_masks_is_refused(use_sigmoid, option):
+    loss = dict(type='CrossEntropyLoss', use_sigmoid=use_sigmoid)
+    with pytest.raises(TypeError, match=rf'{option} must be called .*\(cls_score, label, weight\)\. Set use_mask=True'):
+        EdgeAgreementMaskHead(**{option: loss}, **SMALL)
 
 
 @pytest.mark.parametrize('option', ['loss_edge', 'loss_mask'])
