@@ -1,6 +1,7 @@
 """A mask head alone, on RoI features that were computed before."""
 
 from typing import Any, Union
+from unittest.mock import patch
 
 import torch
 from mmdet.registry import MODELS
@@ -25,8 +26,6 @@ class MaskBranch(BaseModel):
     def __init__(self, mask_head: ConfigType) -> None:
         super().__init__()
         self.mask_head = MODELS.build(mask_head)
-        # The only thing that the head would need images for.
-        self.mask_head.get_targets = lambda **_: self._targets
 
     def forward(
         self, features: Tensor, targets: Tensor, labels: Tensor, mode: str = 'tensor'
@@ -47,11 +46,12 @@ class MaskBranch(BaseModel):
             logits = self.mask_head(features)
         logits = logits.float()
         if mode == 'loss':
-            self._targets = targets
             sampled: Any = [InstanceData(pos_gt_labels=labels)]
-            return self.mask_head.loss_and_target(logits, sampled, batch_gt_instances=None, rcnn_train_cfg=None)[
-                'loss_mask'
-            ]
+            # The only thing that the head would need images for.
+            with patch.object(self.mask_head, 'get_targets', lambda **_: targets):
+                return self.mask_head.loss_and_target(logits, sampled, batch_gt_instances=None, rcnn_train_cfg=None)[
+                    'loss_mask'
+                ]
         if mode == 'predict':
             channels = torch.zeros_like(labels) if self.mask_head.class_agnostic else labels
             probs = logits[torch.arange(len(labels), device=labels.device), channels].sigmoid()

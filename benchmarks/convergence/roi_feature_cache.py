@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
+from unittest.mock import patch
 
 import torch
 from mmdet.models.roi_heads import StandardRoIHead
@@ -109,15 +110,11 @@ def _training_rois(model: Any, batch: dict, jitter: float) -> RoIs:
 
     data = model.data_preprocessor(batch, True)
     samples = data['data_samples']
-    head.loss_and_target = record
-    try:
-        with _features(head) as features:
-            if jitter:
-                model.roi_head.loss(model.extract_feat(data['inputs']), _jittered(samples, jitter), samples)
-            else:
-                model.loss(data['inputs'], samples)
-    finally:
-        del head.loss_and_target
+    with patch.object(head, 'loss_and_target', record), _features(head) as features:
+        if jitter:
+            model.roi_head.loss(model.extract_feat(data['inputs']), _jittered(samples, jitter), samples)
+        else:
+            model.loss(data['inputs'], samples)
     return torch.cat(features), torch.cat(targets), torch.cat(labels)
 
 
@@ -154,8 +151,6 @@ def _validation_rois(model: Any, batch: dict) -> Optional[RoIs]:
 def _features(mask_head: Any) -> Iterator[list[Tensor]]:
     """Record what a mask head is called with."""
     recorded: list[Tensor] = []
-    hook = mask_head.register_forward_pre_hook(lambda _, args: recorded.append(args[0]))
-    try:
+    forward = mask_head.forward
+    with patch.object(mask_head, 'forward', lambda x: recorded.append(x) or forward(x)):
         yield recorded
-    finally:
-        hook.remove()

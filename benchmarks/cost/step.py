@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 # First: it may have to serve the operators without which mmdet cannot be imported.
 import mmdet_edge  # noqa: F401
@@ -125,14 +126,14 @@ def mask_branch_step(head: nn.Module, rois: int, device: str) -> Callable[[], No
     labels = torch.randint(head.num_classes, (rois,), generator=generator).to(device)
     height, width = (head.scale_factor * side for side in head.roi_feat_size)
     targets = (torch.rand(rois, height, width, generator=generator) > 0.5).float().to(device)
-    # Cutting targets out of masks is the same for both, and noisy.
-    head.get_targets = lambda **_: targets
 
     def run() -> None:
         preds = head(features)
         # HTC's gives the features for the next stage, too.
         preds = preds[0] if isinstance(preds, list) else preds
-        results = head.loss_and_target(preds, [SimpleNamespace(pos_gt_labels=labels)], [], {})
+        # Cutting targets out of masks is the same for both, and noisy.
+        with patch.object(head, 'get_targets', lambda **_: targets):
+            results = head.loss_and_target(preds, [SimpleNamespace(pos_gt_labels=labels)], [], {})
         sum(loss.sum() for loss in results['loss_mask'].values()).backward()
         head.zero_grad()
 

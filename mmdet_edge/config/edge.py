@@ -1,4 +1,4 @@
-"""Changes of parsed configs: the edge loss for any of mmdet's, and the import that it needs."""
+"""Edits of parsed configs: the edge loss for any config of mmdet, and the import that it needs."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,9 @@ EDGE_TWINS = {
     'SCNetMaskHead': 'EdgeAgreementSCNetMaskHead',
     'DynamicMaskHead': 'EdgeAgreementDynamicMaskHead',
 }
-"""mmdet's FCN-like mask heads, and what each becomes."""
+"""mmdet's FCN-like mask head -> its counterpart with an edge loss."""
 
-_PLAIN_TWINS = {twin: plain for plain, twin in EDGE_TWINS.items()}
+_PLAIN_HEADS = {edge: plain for plain, edge in EDGE_TWINS.items()}
 
 
 def apply_edge_agreement(
@@ -24,22 +24,22 @@ def apply_edge_agreement(
 ) -> None:
     """Turn the mask heads of a config into Edge Agreement Heads.
 
-    Works for every RoI head of mmdet with an FCN-like mask head, wherever it stands in the model (``model.roi_head``,
+    Works for every RoI head of mmdet with an FCN-like mask head, anywhere in the model (``model.roi_head``,
     ``model.detector.roi_head``, ...). Afterwards the selected stages have the edge head and all others the plain one,
-    whatever the config had before; applied twice, it changes nothing more.
+    whatever the config had before; a second call changes nothing.
 
     Args:
-        cfg (Config): Changed in place, but not if an error is raised. ``custom_imports`` gets 'mmdet_edge' beside what
-            is there, so that the dumped config can be used anywhere.
-        loss_edge (dict, optional): Config of the edge loss, by default of type 'EdgeLoss'. Defaults to None: what the
-            config says, and without that the setting that this package recommends.
+        cfg (Config): Changed in place, but not if an error is raised. 'mmdet_edge' is added to ``custom_imports``, so
+            that the dumped config can be used anywhere.
+        loss_edge (dict, optional): Config of the edge loss, by default of type 'EdgeLoss'. Defaults to None: that of
+            the config, or else the one that this package recommends.
         stages (str | Sequence[int]): Stages of a cascade that get the edge loss: 'all', 'last', or their numbers,
             counted from 0 as in the log (``s0.loss_mask``, ``s1.loss_mask``, ...). Defaults to 'all'.
 
     Raises:
         TypeError: If ``cfg`` is not a parsed config, or ``loss_edge`` not a dict.
         ValueError: If the model has no mask head, or one that is not FCN-like; if ``stages`` is none of the above, or
-            names stages of a model that is no cascade or has fewer.
+            has numbers for a model that is not a cascade or has fewer stages.
 
     Example:
         >>> cfg = Config(dict(model=dict(roi_head=dict(mask_head=dict(type='FCNMaskHead')))))
@@ -70,10 +70,10 @@ def apply_edge_agreement(
 
 
 def import_mmdet_edge(cfg: Config) -> None:
-    """Let a config import this package, so that its dump works with any training or test script.
+    """Add the import of this package to a config, so that its dump works with any training or test script.
 
     Args:
-        cfg (Config): Changed in place: ``custom_imports`` keeps what is there.
+        cfg (Config): Changed in place; other ``custom_imports`` stay.
     """
     custom_imports = dict(cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False))
     imports = custom_imports['imports']
@@ -83,7 +83,7 @@ def import_mmdet_edge(cfg: Config) -> None:
 
 
 def _roi_heads(node: Any, name: str) -> Iterator[tuple[str, ConfigDict]]:
-    """Yield the name and config of whatever has a mask head."""
+    """Yield the name and config of each part of the model that has a mask head."""
     if isinstance(node, dict):
         if node.get('mask_head'):
             yield name, node
@@ -97,10 +97,10 @@ def _roi_heads(node: Any, name: str) -> Iterator[tuple[str, ConfigDict]]:
 def _change_stages(
     name: str, roi_head: ConfigDict, loss_edge: Optional[dict], stages: Union[str, Sequence[int]]
 ) -> Union[ConfigDict, list]:
-    """Return the mask head, or the list with one for each stage, that a RoI head gets."""
+    """Return the new mask head of a RoI head, or the list with one for each stage."""
     given = roi_head['mask_head']
     is_list = isinstance(given, (list, tuple))
-    # SCNet's boxes are a cascade, its masks are not.
+    # SCNet's boxes have stages, its masks do not.
     only_scnet = type_of(roi_head)[1] == 'SCNetRoIHead'
     num_stages = 1 if only_scnet else roi_head.get('num_stages', 1)
     heads = list(given) if is_list else [given] * num_stages
@@ -113,14 +113,14 @@ def _change_stages(
 
 
 def _check_head(name: str, type_name: str, only_scnet: bool) -> None:
-    """Check that a mask head has a twin that works where it stands."""
+    """Check that a mask head has a counterpart that works in its RoI head."""
     expected = f'apply_edge_agreement: {name} must be of type {_known()}, got {type_name}'
     if type_name == 'CoarseMaskHead':
         raise ValueError(
             f'{expected}; its map of 7x7 pixels is too coarse for edge filters, whose 3x3 pixels would span half an '
-            'object, and PointRend refines the boundary elsewhere, point by point'
+            'object; PointRend refines the boundary by its own point head'
         )
-    if type_name not in EDGE_TWINS and type_name not in _PLAIN_TWINS:
+    if type_name not in EDGE_TWINS and type_name not in _PLAIN_HEADS:
         raise ValueError(
             f'{expected}; it does not predict one mask for each RoI, or is not a head of mmdet (for one of your own, '
             'derived from FCNMaskHead, derive an edge head with EdgeAgreementMixin)'
@@ -144,7 +144,7 @@ def _select_stages(name: str, stages: Union[str, Sequence[int]], num_stages: int
         )
     if num_stages == 1:
         raise ValueError(
-            f"apply_edge_agreement: stages must be 'all' for {name}, which is one head and no cascade of them, got "
+            f"apply_edge_agreement: stages must be 'all' for {name}, which is one head and not a cascade, got "
             f'{stages!r}'
         )
     if min(numbers) < 0 or max(numbers) >= num_stages:
@@ -156,7 +156,7 @@ def _select_stages(name: str, stages: Union[str, Sequence[int]], num_stages: int
 
 
 def _change_head(head: ConfigDict, loss_edge: Optional[dict], edge: bool) -> ConfigDict:
-    """Return a copy of a mask head's config as its edge twin, or as its plain twin."""
+    """Return a copy of a mask head's config as the edge head, or as the plain head."""
     head = copy.deepcopy(head)
     scope, name = type_of(head)
     if edge:
@@ -164,7 +164,7 @@ def _change_head(head: ConfigDict, loss_edge: Optional[dict], edge: bool) -> Con
         if loss_edge is not None:
             head['loss_edge'] = copy.deepcopy(loss_edge)
     else:
-        head['type'] = scope + _PLAIN_TWINS.get(name, name)
+        head['type'] = scope + _PLAIN_HEADS.get(name, name)
         head.pop('loss_edge', None)
     return head
 

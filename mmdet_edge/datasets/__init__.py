@@ -1,4 +1,4 @@
-"""The generated data set of the demo."""
+"""The synthetic data set of the demo."""
 
 from .shapes import SHAPES, make_shapes_dataset
 

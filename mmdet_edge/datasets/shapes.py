@@ -1,9 +1,9 @@
-"""A generated data set whose boundaries are worth learning.
+"""A synthetic data set with detailed boundaries.
 
 Six classes: 'star' (corners), 'gear' (fine teeth), 'cross' (thin arms), 'ring' (a hole), 'crescent' (thin tips) and
 'flower' (a smooth wave). Objects are textured and occlude each other, on a textured background with unlabelled
-clutter. Each class has its hue, as things often do, so that a short training learns to tell the classes apart and
-the boundaries decide; the clutter has any hue. shapely draws and rasterises the outlines, scipy makes the textures.
+clutter. Each class has its own hue, so that a short training run learns the classes, and results depend on the
+boundaries; the clutter has any hue. shapely makes and rasterises the outlines, scipy makes the textures.
 
 Shape letters: H and W image height and width in pixels.
 """
@@ -30,11 +30,11 @@ SUPERSAMPLING = 4
 """Sub-pixels per pixel and direction; a pixel is part of the mask if at least half of it is covered."""
 
 MIN_VISIBLE = 0.5
-"""Share of an object that later objects may not cover."""
+"""Fraction of an object that later objects may not cover."""
 
 
-def _wave(rng: np.random.Generator, depth: float, count: int, sharpness: float) -> Polygon:
-    """A disc whose radius swings ``count`` times between 1 and 1 - depth."""
+def _wave(depth: float, count: int, sharpness: float) -> Polygon:
+    """Return a disc whose radius varies ``count`` times between 1 and 1 - depth."""
     angles = np.linspace(0, 2 * math.pi, 40 * count, endpoint=False)
     swing = np.tanh(sharpness * np.cos(count * angles)) / math.tanh(sharpness)
     radius = 1 - depth * (0.5 + 0.5 * swing)
@@ -49,7 +49,7 @@ def _star(rng: np.random.Generator) -> Polygon:
 
 
 def _gear(rng: np.random.Generator) -> Polygon:
-    return _wave(rng, depth=0.28, count=int(rng.integers(8, 11)), sharpness=8.0)
+    return _wave(depth=0.28, count=int(rng.integers(8, 11)), sharpness=8.0)
 
 
 def _cross(rng: np.random.Generator) -> Polygon:
@@ -67,7 +67,7 @@ def _crescent(rng: np.random.Generator) -> Polygon:
 
 
 def _flower(rng: np.random.Generator) -> Polygon:
-    return _wave(rng, depth=0.4, count=int(rng.integers(4, 7)), sharpness=0.1)
+    return _wave(depth=0.4, count=int(rng.integers(4, 7)), sharpness=0.1)
 
 
 SHAPES: dict[str, Callable[[np.random.Generator], Polygon]] = {
@@ -91,19 +91,19 @@ def rasterise(shape: Polygon, size: int) -> np.ndarray:
     Returns:
         np.ndarray: Coverage in [0, 1], (H, W), float32.
     """
-    centres = (np.arange(size * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
+    centers = (np.arange(size * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
     left, top, right, bottom = shape.bounds
-    columns = (centres > left) & (centres < right)
-    rows = (centres > top) & (centres < bottom)
+    columns = (centers > left) & (centers < right)
+    rows = (centers > top) & (centers < bottom)
     canvas = np.zeros((size, SUPERSAMPLING, size, SUPERSAMPLING), np.float32)
     shapely.prepare(shape)
-    inside = shapely.contains_xy(shape, *np.meshgrid(centres[columns], centres[rows]))
-    canvas.reshape(len(centres), len(centres))[np.ix_(rows, columns)] = inside
+    inside = shapely.contains_xy(shape, *np.meshgrid(centers[columns], centers[rows]))
+    canvas.reshape(len(centers), len(centers))[np.ix_(rows, columns)] = inside
     return canvas.mean(axis=(1, 3))
 
 
-def _texture(rng: np.random.Generator, size: int, colour: tuple[float, float, float]) -> np.ndarray:
-    """A colour (hue, saturation, value in [0, 1]) with coarse and fine variation, (H, W, 3), float32."""
+def _texture(rng: np.random.Generator, size: int, color: tuple[float, float, float]) -> np.ndarray:
+    """Return a color (hue, saturation, value in [0, 1]) with coarse and fine variation, (H, W, 3), float32."""
     coarse = gaussian_filter(rng.standard_normal((size, size)), rng.uniform(4, 12))
     fine = gaussian_filter(rng.standard_normal((size, size)), rng.uniform(0.5, 1.5))
     y, x = np.mgrid[:size, :size]
@@ -114,7 +114,7 @@ def _texture(rng: np.random.Generator, size: int, colour: tuple[float, float, fl
         + rng.uniform(5, 15) * fine / fine.std()
         + rng.uniform(0, 15) * stripes
     )
-    rgb = 255 * np.array(colorsys.hsv_to_rgb(*colour))
+    rgb = 255 * np.array(colorsys.hsv_to_rgb(*color))
     return (rgb[::-1] + pattern[..., None]).astype(np.float32)
 
 
@@ -123,14 +123,14 @@ def _paint(image: np.ndarray, coverage: np.ndarray, texture: np.ndarray) -> np.n
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Texture with clutter: bars and specks that belong to no class."""
+    """Return a texture with clutter: bars and specks that belong to no class."""
     image = _texture(rng, size, (rng.uniform(), rng.uniform(0, 0.3), rng.uniform(0.2, 0.55)))
     for _ in range(rng.integers(4, 10)):
         start = rng.uniform(0, size, 2)
         end = start + rng.normal(0, size / 6, 2)
         clutter = LineString([start, end]).buffer(rng.uniform(0.7, size / 60))
-        colour = (rng.uniform(), rng.uniform(0, 0.9), rng.uniform(0.2, 0.9))
-        image = _paint(image, rasterise(clutter, size), _texture(rng, size, colour))
+        color = (rng.uniform(), rng.uniform(0, 0.9), rng.uniform(0.2, 0.9))
+        image = _paint(image, rasterise(clutter, size), _texture(rng, size, color))
     return image
 
 
@@ -138,19 +138,19 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[in
     """Draw one image.
 
     Args:
-        rng (np.random.Generator): Source of all that is random.
+        rng (np.random.Generator): Generator of all random numbers.
         size (int): Height and width in pixels.
 
     Returns:
-        tuple[np.ndarray, list[int], np.ndarray]: The image, (H, W, 3), uint8; the class index of each of its K objects;
-        their visible masks, (K, H, W), bool. K is 3 to 7, fewer if there is no room.
+        tuple[np.ndarray, list[int], np.ndarray]: The image, (H, W, 3), BGR, uint8; the class index of each of its K
+        objects; their visible masks, (K, H, W), bool. K is 3 to 7, less if there is no room.
     """
     image = _background(rng, size)
     labels: list[int] = []
     masks = np.zeros((0, size, size), bool)
     areas = np.zeros(0)
     makers = list(SHAPES.values())
-    # Twice as many tries as objects: a place may be taken.
+    # Twice as many tries as objects: an object may not fit.
     wanted = int(rng.integers(3, 8))
     for _ in range(2 * wanted):
         label = int(rng.integers(len(makers)))
@@ -165,8 +165,8 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[in
         if in_image < MIN_VISIBLE or (remaining.sum(axis=(1, 2)) < MIN_VISIBLE * areas).any():
             continue
         hue = label / len(makers) + rng.normal(0, 0.03)
-        colour = (hue % 1, rng.uniform(0.4, 0.9), rng.uniform(0.5, 0.95))
-        image = _paint(image, coverage, _texture(rng, size, colour))
+        color = (hue % 1, rng.uniform(0.4, 0.9), rng.uniform(0.5, 0.95))
+        image = _paint(image, coverage, _texture(rng, size, color))
         masks = np.concatenate([remaining, mask[None]])
         areas = np.append(areas, mask.sum())
         labels.append(label)
@@ -195,7 +195,7 @@ def _make_split(folder: Path, split: str, number: int, size: int, seed: int, inf
     annotations: list[dict[str, Any]] = []
     with Progress() as progress:
         for index in progress.track(range(number), description=f'drawing {split}'):
-            # A generator per image: the first images stay the same when more are asked for.
+            # A generator per image: the first images do not depend on the number of images.
             rng = np.random.default_rng([seed, split == 'val', index])
             image, labels, masks = draw_image(rng, size)
             name = f'{index:06d}.png'
@@ -211,21 +211,21 @@ def _make_split(folder: Path, split: str, number: int, size: int, seed: int, inf
 def make_shapes_dataset(out_dir: str, num_train: int = 400, num_val: int = 60, size: int = 160, seed: int = 0) -> bool:
     """Make the data set: train/, val/, train.json and val.json (COCO format, masks as RLE).
 
-    The same arguments give the same images and masks. Nothing is left behind if it is interrupted.
+    The same arguments give the same images and masks. If interrupted, it leaves no files.
 
     Args:
-        out_dir (str): Folder to make; must not exist, unless it already holds this very data set.
+        out_dir (str): Folder to make; it must not exist, unless it already has the same data set.
         num_train (int): Number of training images, at least 1. Defaults to 400.
         num_val (int): Number of validation images, at least 1. Defaults to 60.
         size (int): Height and width of the images in pixels, at least 64. Defaults to 160.
         seed (int): Seed, at least 0. Defaults to 0.
 
     Returns:
-        bool: True if it was made, False if it was there.
+        bool: True if the data set was made, False if it existed.
 
     Raises:
         ValueError: If a number is too small.
-        FileExistsError: If ``out_dir`` exists and holds something else.
+        FileExistsError: If ``out_dir`` exists and has other content.
     """
     minima = dict(num_train=1, num_val=1, size=64, seed=0)
     settings = dict(num_train=num_train, num_val=num_val, size=size, seed=seed)

@@ -1,4 +1,4 @@
-"""What leaves this package behind: plain MMDetection, ONNX."""
+"""Exports that do not need this package: plain MMDetection, ONNX."""
 
 from .mask_branch_onnx import export_mask_branch
 from .plain_mmdet import export_plain_mmdet, to_plain_checkpoint, to_plain_config

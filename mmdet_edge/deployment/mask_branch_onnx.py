@@ -14,7 +14,7 @@ from mmengine.utils import digit_version
 
 from mmdet_edge.preflight.model import read_checkpoint
 
-from .strict_loading import build_model
+from .strict_loading import load_strictly
 
 # Of the largest logit: float32 has 7 digits.
 TOLERANCE = 1e-5
@@ -23,32 +23,31 @@ TOLERANCE = 1e-5
 def export_mask_branch(cfg: Config, checkpoint: str, out: Union[str, Path]) -> bool:
     """Write the mask head of a detector as an ONNX model.
 
-    Its input 'roi_feats', (N, C, H, W), are the features of N RoIs as they enter the head; its output 'mask_preds',
-    (N, K, 2 H, 2 W) with mmdet's default head, are the logits of K classes that ``FCNMaskHead.forward`` returns. N is
-    free.
+    The input 'roi_feats', (N, C, H, W), has the features of N RoIs, as the head's forward takes them; the output
+    'mask_preds', (N, K, 2 H, 2 W) with mmdet's default head, has the logits of K classes that it returns. N is dynamic.
 
     Args:
         cfg (Config): Config of a detector with a single FCN-like mask head, such as Mask R-CNN.
-        checkpoint (str): Path or address of its checkpoint.
-        out (str | Path): File that does not exist yet.
+        checkpoint (str): Path or URL of its checkpoint.
+        out (str | Path): File to write; it must not exist yet.
 
     Returns:
-        bool: Whether onnxruntime, if it is installed, has found the same logits for several N, to 1e-5 of the largest
-        (or absolute, if that is below 1).
+        bool: True if onnxruntime computed the same logits for several N, to 1e-5 of the largest (or absolute, if that
+        is below 1); False if it is not installed.
 
     Raises:
         FileExistsError: If ``out`` exists.
         ImportError: If onnx is not installed.
-        RuntimeError: If onnxruntime finds other logits; nothing is written then.
-        ValueError: If the checkpoint cannot be read or does not fit; if the model has no such mask head, or one that
-            ONNX has no operators for.
+        RuntimeError: If onnxruntime computes other logits; nothing is written then.
+        ValueError: If the checkpoint cannot be read or does not fit; if the model has no such mask head, or one
+            without ONNX operators.
     """
     out = Path(out)
     if out.exists():
         raise FileExistsError(f'{out} exists, and nothing is overwritten: remove it or name another file')
     if importlib.util.find_spec('onnx') is None:
         raise ImportError('exporting needs onnx: pip install onnx onnxruntime')
-    model = build_model(cfg, checkpoint, read_checkpoint(checkpoint)['state_dict'])
+    model = load_strictly(cfg, checkpoint, read_checkpoint(checkpoint)['state_dict'])
     roi_head: Any = getattr(model, 'roi_head', None)
     head = getattr(roi_head, 'mask_head', None)
     # Cascades average their stages, HTC passes features from one to the next, PointRend refines afterwards.
@@ -59,7 +58,7 @@ def export_mask_branch(cfg: Config, checkpoint: str, out: Union[str, Path]) -> b
             f'{type(model).__name__} with {found}'
         )
     extractor = roi_head.mask_roi_extractor
-    # Not one RoI, which a trace could take for a constant.
+    # Not one RoI, which the trace could treat as a constant.
     features = torch.randn(3, extractor.out_channels, *extractor.roi_layers[0].output_size)
     if roi_head.with_shared_head:
         features = roi_head.shared_head(features).detach()
@@ -76,7 +75,7 @@ def export_mask_branch(cfg: Config, checkpoint: str, out: Union[str, Path]) -> b
 
 def _trace(head: FCNMaskHead, features: torch.Tensor, path: Path) -> None:
     """Write an ONNX file."""
-    # torch's newer exporter is not there in the versions that mmcv's ready-made wheels are for.
+    # The versions of torch that mmcv has ready-made wheels for do not have the newer exporter.
     exporter: Mapping[str, Any] = {} if digit_version(torch.__version__) < digit_version('2.5') else dict(dynamo=False)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')
@@ -96,7 +95,7 @@ def _trace(head: FCNMaskHead, features: torch.Tensor, path: Path) -> None:
 
 
 def _compare(head: FCNMaskHead, features: torch.Tensor, path: Path) -> None:
-    """Compare an ONNX file with the head that it was made of."""
+    """Compare an ONNX file with the head that it was exported from."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
@@ -109,6 +108,6 @@ def _compare(head: FCNMaskHead, features: torch.Tensor, path: Path) -> None:
         found = torch.from_numpy(outputs)
         if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=tolerance):
             raise RuntimeError(
-                f'onnxruntime {onnxruntime.__version__} finds other logits than torch {torch.__version__} for '
+                f'onnxruntime {onnxruntime.__version__} computes other logits than torch {torch.__version__} for '
                 f'{len(inputs)} RoIs: they differ by more than {tolerance:g}'
             )

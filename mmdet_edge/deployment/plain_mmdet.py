@@ -19,10 +19,10 @@ from mmdet_edge.models import EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLos
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
 from mmdet_edge.preflight.model import read_checkpoint
 
-from .strict_loading import build_model
+from .strict_loading import load_strictly
 
 PACKAGE = __name__.partition('.')[0]
-# What describes a run, not a model.
+# Keys that describe a run, not a model.
 RUN_KEYS = ('launcher', 'load_from', 'resume', 'work_dir')
 
 
@@ -34,13 +34,13 @@ def export_plain_mmdet(cfg: Config, checkpoint: str, out: Union[str, Path]) -> N
 
     Args:
         cfg (Config): Config that the model was trained with.
-        checkpoint (str): Path or address of its checkpoint.
-        out (str | Path): Folder that does not exist yet.
+        checkpoint (str): Path or URL of its checkpoint.
+        out (str | Path): Folder to write; it must not exist yet.
 
     Raises:
         FileExistsError: If ``out`` exists.
-        TypeError: If the checkpoint describes its data set with types of its own.
-        ValueError: If the config has a type of this package that nothing in plain MMDetection stands for; if the
+        TypeError: If the meta data of the checkpoint's data set have types other than numbers and names.
+        ValueError: If the config has a type of this package that plain MMDetection has no counterpart of; if the
             checkpoint cannot be read or is refused as unsafe (torch 2.6 and newer), or the two do not fit.
     """
     out = Path(out)
@@ -54,7 +54,7 @@ def export_plain_mmdet(cfg: Config, checkpoint: str, out: Union[str, Path]) -> N
         folder.mkdir()
         plain.dump(folder / 'config.py')
         torch.save(weights, folder / 'weights.pth')
-        build_model(Config.fromfile(folder / 'config.py'), checkpoint, weights['state_dict'])
+        load_strictly(Config.fromfile(folder / 'config.py'), checkpoint, weights['state_dict'])
         os.rename(folder, out)
 
 
@@ -62,17 +62,17 @@ def to_plain_config(cfg: Config) -> Config:
     """Return a config without this package.
 
     Edge heads become the heads that they are derived from, edge losses in ``loss_mask`` plain ones, and
-    ``CocoBoundaryMetric`` becomes ``CocoMetric``; hooks, imports of this package and what describes a run (work dir,
-    checkpoint to load, ...) are left out. Predictions stay the same; a training would go on without the edge loss.
+    ``CocoBoundaryMetric`` becomes ``CocoMetric``; hooks and imports of this package, and keys that describe a run (work
+    dir, checkpoint to load, ...) are left out. Predictions stay the same; further training has no edge loss.
 
     Args:
-        cfg (Config): Config, with all that its ``custom_imports`` name imported, as ``Config.fromfile`` does.
+        cfg (Config): The config; its ``custom_imports`` must be imported, as ``Config.fromfile`` does.
 
     Returns:
         Config: A changed copy.
 
     Raises:
-        ValueError: If it has a type of this package, or derived from one, that nothing in plain MMDetection stands for.
+        ValueError: If it has a type of this package, or derived from one, that plain MMDetection has no counterpart of.
 
     Example:
         >>> cfg = Config(dict(model=dict(mask_head=dict(type='EdgeAgreementMaskHead', loss_edge=dict(exponent=1)))))
@@ -90,16 +90,16 @@ def to_plain_config(cfg: Config) -> Config:
 
 
 def to_plain_checkpoint(checkpoint: dict) -> dict:
-    """Return what inference needs of a checkpoint, in types that ``torch.load`` takes for safe.
+    """Return what inference needs of a checkpoint, in types that ``torch.load`` considers safe.
 
     Args:
         checkpoint (dict): As mmengine writes it.
 
     Returns:
-        dict: ``state_dict``, and ``meta`` with ``dataset_meta`` (names and colours of the classes) if it is there.
+        dict: ``state_dict``, and ``meta`` with ``dataset_meta`` (names and colors of the classes) if it is there.
 
     Raises:
-        TypeError: If the meta data have types of their own.
+        TypeError: If the meta data have types other than numbers and names.
     """
     plain: dict[str, Any] = dict(state_dict=checkpoint['state_dict'])
     dataset_meta = (checkpoint.get('meta') or {}).get('dataset_meta')
@@ -109,7 +109,7 @@ def to_plain_checkpoint(checkpoint: dict) -> dict:
 
 
 def _is_ours(cls: type) -> bool:
-    """Tell whether a class needs this package."""
+    """Return whether a class needs this package."""
     return any(base.__module__.partition('.')[0] == PACKAGE for base in cls.__mro__)
 
 
@@ -128,7 +128,7 @@ def _class_of(cfg: Any, ours: dict[str, type]) -> Optional[type]:
     """Return the class that a config names, if it needs this package."""
     given = cfg.get('type') if isinstance(cfg, dict) else None
     if isinstance(given, str):
-        # With a scope, or the path to the class, before it.
+        # A scope, or the path of the module, may precede it.
         cls = ours.get(given.rpartition('.')[2])
         if cls is None and given.startswith(f'{PACKAGE}.'):
             raise ValueError(f'{PACKAGE} has no {given}, which the config names as a type')
@@ -141,7 +141,7 @@ def _to_plain(value: Any, where: str, ours: dict[str, type]) -> Any:
 
     Args:
         value (Any): The part.
-        where (str): Its place in the config, such as 'model.roi_head.mask_head'.
+        where (str): Its path in the config, such as 'model.roi_head.mask_head'.
         ours (dict[str, type]): See :func:`_our_classes`.
     """
     if isinstance(value, (list, tuple)):
@@ -151,8 +151,8 @@ def _to_plain(value: Any, where: str, ours: dict[str, type]) -> Any:
         return value
     cls = _class_of(value, ours)
     if cls is not None:
-        # What stands for it may hold something of ours itself.
-        return _to_plain(_stand_in(cls, value, where, ours), where, ours)
+        # The counterpart may have parts of ours itself.
+        return _to_plain(_counterpart(cls, value, where, ours), where, ours)
     items = [(key, item) for key, item in value.items() if not _is_hook(item, ours)]
     return {key: _to_plain(item, f'{where}.{key}'.lstrip('.'), ours) for key, item in items}
 
@@ -162,12 +162,12 @@ def _is_hook(value: Any, ours: dict[str, type]) -> bool:
     return cls is not None and issubclass(cls, Hook)
 
 
-def _stand_in(cls: type, cfg: dict, where: str, ours: dict[str, type]) -> dict:
-    """Return the config of what plain MMDetection has instead of one of our types."""
+def _counterpart(cls: type, cfg: dict, where: str, ours: dict[str, type]) -> dict:
+    """Return the config of plain MMDetection's counterpart of one of our types."""
     if issubclass(cls, EdgeAgreementMixin):
         parent = next(base for base in cls.__mro__ if not _is_ours(base))
-        twins = cls.__mro__[: cls.__mro__.index(parent)]
-        overridden = {name for twin in twins for name in vars(twin) if inspect.isfunction(getattr(parent, name, None))}
+        ours_first = cls.__mro__[: cls.__mro__.index(parent)]
+        overridden = {name for c in ours_first for name in vars(c) if inspect.isfunction(getattr(parent, name, None))}
         if MODELS.get(parent.__name__) is parent and overridden <= {'__init__', 'loss_and_target'}:
             rest = {key: value for key, value in cfg.items() if key not in ('type', 'loss_edge')}
             return {'type': parent.__name__, **rest}
@@ -181,13 +181,13 @@ def _stand_in(cls: type, cfg: dict, where: str, ours: dict[str, type]) -> dict:
         rest = {key: value for key, value in cfg.items() if key in known or key == '_scope_'}
         return {'type': 'CocoMetric', **rest, 'metric': [name for name in metrics if name != 'boundary'] or ['segm']}
     raise ValueError(
-        f'{where}: {cls.__name__} needs {PACKAGE}, and nothing in plain MMDetection does the same; take it out of the '
-        'config, or replace it by hand'
+        f'{where}: {cls.__name__} needs {PACKAGE}, and nothing in plain MMDetection does the same; remove it from the '
+        'config, or replace it'
     )
 
 
 def _to_builtins(value: Any) -> Any:
-    """Return meta data with numpy's types turned into Python's."""
+    """Return meta data with NumPy's types converted to Python's."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Weights that fit, or an error: mmengine only warns of a checkpoint that does not belong to the config."""
+"""Strict loading: mmengine only warns of a checkpoint that does not fit the config."""
 
 import torch
 from mmdet.registry import MODELS
@@ -7,12 +7,12 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 
-def build_model(cfg: Config, checkpoint: str, state_dict: dict[str, torch.Tensor]) -> nn.Module:
+def load_strictly(cfg: Config, checkpoint: str, state_dict: dict[str, torch.Tensor]) -> nn.Module:
     """Build the model of a config with the weights of a checkpoint.
 
     Args:
         cfg (Config): The config.
-        checkpoint (str): Where the weights are from, for the message.
+        checkpoint (str): Path of the weights, for the error message.
         state_dict (dict[str, Tensor]): The weights.
 
     Returns:

@@ -1,1 +1,1 @@
-"""What runs a training or a test."""
+"""What starts training and test runs, and hooks into them."""

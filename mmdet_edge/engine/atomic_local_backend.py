@@ -1,4 +1,4 @@
-"""A file backend that writes files as a whole or not at all."""
+"""A file backend that writes a file completely or not at all."""
 
 import contextlib
 import os
@@ -7,27 +7,27 @@ from typing import Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
-# Of a file that is being written: hidden, and not found by who looks for *.pth.
+# Suffix of a file that is being written; it is hidden, and *.pth does not match it.
 UNFINISHED = '.unfinished'
 
 
 @register_backend('atomic_local')
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's ``LocalBackend``, which writes into the file itself, with whole-or-nothing writes.
+    """mmengine's ``LocalBackend`` with atomic writes.
 
-    Whoever opens the file, at any moment and after a crash, finds what was there before or all that was written.
-    ``dict(backend='atomic_local')`` as ``backend_args`` selects it.
+    At any moment, and after a crash, the file has its old content or all of the new one; ``LocalBackend`` writes in
+    place. ``backend_args=dict(backend='atomic_local')`` selects this backend.
     """
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
         """Write bytes to a file.
 
-        They go to a hidden file in the same folder, to the disk, and then take the place of ``filepath``. A file that
-        cannot be written to its end is removed.
+        They go to a hidden file in the same folder, which is synced to the disk and then renamed to ``filepath``. If
+        writing fails, the hidden file is removed.
 
         Args:
             obj (bytes): Data to be written.
-            filepath (str | Path): Where to; its folder is made if need be.
+            filepath (str | Path): Path of the file; its folder is created if necessary.
 
         Raises:
             OSError: If the data cannot be written, for example because the disk is full.
@@ -45,7 +45,7 @@ class AtomicLocalBackend(LocalBackend):
             with contextlib.suppress(OSError):
                 unfinished.unlink()
             raise
-        # The new name, too, has to survive a power failure. Some file systems cannot sync a folder.
+        # The new name must survive a power failure, too. Some file systems cannot sync a folder.
         with contextlib.suppress(OSError):
             folder = os.open(path.parent, os.O_RDONLY)
             try:
@@ -58,7 +58,7 @@ class AtomicLocalBackend(LocalBackend):
 
         Args:
             obj (str): Text to be written.
-            filepath (str | Path): Where to.
+            filepath (str | Path): Path of the file.
             encoding (str): Encoding of the file. Defaults to 'utf-8'.
         """
         self.put(obj.encode(encoding), filepath)

@@ -9,6 +9,7 @@ Shape letters: K instances of an image, C channels of the mask head, h and w siz
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -51,13 +52,9 @@ def ground_truth_boxes(roi_head: Any, boxes: list[InstanceData]) -> Iterator[lis
         captured.append((mask_preds, activate_map))
         return predict_by_feat(mask_preds, *args, activate_map=activate_map, **kwargs)
 
-    # Attributes of the instances, which hide the methods of the classes.
-    roi_head.predict_bbox = lambda *args, **kwargs: boxes
-    head.predict_by_feat = capture
-    try:
+    patch_boxes = patch.object(roi_head, 'predict_bbox', lambda *args, **kwargs: boxes)
+    with patch_boxes, patch.object(head, 'predict_by_feat', capture):
         yield captured
-    finally:
-        del roi_head.predict_bbox, head.predict_by_feat
 
 
 def boundary_iou(first: np.ndarray, second: np.ndarray, width: int) -> float:

@@ -28,7 +28,7 @@ CONVERTED = {
     ('SparseRoIHead', 'DynamicMaskHead'): 5,
     ('PISARoIHead', 'FCNMaskHead'): 2,
 }
-# What stands in model.mask_head of detectors without RoIs, and PointRend's.
+# The types of model.mask_head of detectors without RoIs, and PointRend's.
 REFUSED = {
     'CoarseMaskHead': 2,
     'BoxInstMaskHead': 2,

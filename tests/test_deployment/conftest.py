@@ -22,7 +22,7 @@ def run_tool(name, *args):
 
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory):
-    """Config and checkpoint of an edge head that was trained for one step; the data are beside them."""
+    """Config and checkpoint of an edge head that was trained for one iteration; the data are beside them."""
     folder = tmp_path_factory.mktemp('trained')
     make_shapes_dataset(str(folder / 'shapes'), num_train=2, num_val=2, size=96)
     cfg = Config.fromfile(get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'))

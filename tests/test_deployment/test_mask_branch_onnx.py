@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
 from mmdet_edge.deployment import export_mask_branch, mask_branch_onnx
-from mmdet_edge.deployment.strict_loading import build_model
+from mmdet_edge.deployment.strict_loading import load_strictly
 from mmdet_edge.preflight.model import read_checkpoint
 
 from .conftest import run_tool
@@ -21,13 +21,13 @@ def test_finds_the_same_logits_for_any_number_of_rois(trained, tmp_path, capsys)
     config, checkpoint = trained
     out = tmp_path / 'new' / 'mask.onnx'
     run_tool('mask_branch_to_onnx.py', config, checkpoint, out)
-    assert capsys.readouterr().out.endswith(' MiB); onnxruntime finds the same logits\n')
+    assert capsys.readouterr().out.endswith(' MiB); onnxruntime computes the same logits\n')
     assert list(out.parent.iterdir()) == [out]
     session = onnxruntime.InferenceSession(str(out))
     (feats,), (preds,) = session.get_inputs(), session.get_outputs()
     assert (feats.name, feats.shape) == ('roi_feats', ['num_rois', 64, 14, 14])
     assert (preds.name, preds.shape) == ('mask_preds', ['num_rois', 6, 28, 28])
-    model = build_model(Config.fromfile(config), str(checkpoint), read_checkpoint(str(checkpoint))['state_dict'])
+    model = load_strictly(Config.fromfile(config), str(checkpoint), read_checkpoint(str(checkpoint))['state_dict'])
     for num_rois in (0, 1, 2, 50):
         inputs = torch.randn(num_rois, 64, 14, 14)
         expected = model.roi_head.mask_head(inputs).detach().numpy()
@@ -44,7 +44,7 @@ def test_other_logits_are_told_and_nothing_is_written(trained, tmp_path, monkeyp
         head.conv_logits.bias.data += 1e-3
 
     monkeypatch.setattr(mask_branch_onnx, '_trace', trace_another)
-    with pytest.raises(RuntimeError, match='finds other logits than torch .* for 3 RoIs: they differ by more than'):
+    with pytest.raises(RuntimeError, match='computes other logits than torch .* for 3 RoIs: they differ by more than'):
         export_mask_branch(Config.fromfile(trained[0]), str(trained[1]), tmp_path / 'mask.onnx')
     assert list(tmp_path.iterdir()) == []
 
@@ -60,7 +60,7 @@ def test_says_that_nothing_was_compared_without_onnxruntime(trained, tmp_path, m
 @pytest.fixture
 def random_weights(monkeypatch):
     """Build the model of a config of mmdet, whatever the checkpoint holds."""
-    monkeypatch.setattr(mask_branch_onnx, 'build_model', lambda cfg, *_: MODELS.build(cfg.model).eval())
+    monkeypatch.setattr(mask_branch_onnx, 'load_strictly', lambda cfg, *_: MODELS.build(cfg.model).eval())
 
     def read(name):
         cfg = Config.fromfile(f'{get_installed_path("mmdet")}/.mim/configs/{name}')

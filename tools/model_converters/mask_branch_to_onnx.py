@@ -13,14 +13,14 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file that the model was trained with')
-    parser.add_argument('checkpoint', help='its checkpoint file or address')
+    parser.add_argument('checkpoint', help='path or URL of its checkpoint')
     parser.add_argument('out', help='ONNX file to write; must not exist yet')
     return parser.parse_args()
 
 
 @one_line_errors
 def main() -> None:
-    """Export; say what was written."""
+    """Export, and print what was written."""
     args = parse_args()
     cfg = load_config(args.config)
     check_checkpoint(args.checkpoint)
@@ -29,7 +29,7 @@ def main() -> None:
     except (FileExistsError, ImportError, RuntimeError, ValueError) as error:
         raise UserError(str(error)) from None
     size = Path(args.out).stat().st_size / 2**20
-    check = 'onnxruntime finds the same logits' if checked else 'not checked: onnxruntime is not installed'
+    check = 'onnxruntime computes the same logits' if checked else 'not checked: onnxruntime is not installed'
     print(f'wrote {args.out} ({size:.1f} MiB); {check}')
 
 

@@ -13,14 +13,14 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file that the model was trained with')
-    parser.add_argument('checkpoint', help='its checkpoint file or address')
+    parser.add_argument('checkpoint', help='path or URL of its checkpoint')
     parser.add_argument('out', help='folder to write config.py and weights.pth to; must not exist yet')
     return parser.parse_args()
 
 
 @one_line_errors
 def main() -> None:
-    """Convert; say what was written."""
+    """Convert, and print what was written."""
     args = parse_args()
     cfg = load_config(args.config)
     check_checkpoint(args.checkpoint)

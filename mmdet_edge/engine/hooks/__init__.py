@@ -1,4 +1,4 @@
-"""Hooks of a training."""
+"""Hooks of a training run."""
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .edge_visualization_hook import EdgeVisualizationHook

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a training that is killed."""
+"""Checkpoints that stay intact when a training run is killed."""
 
 import errno
 import os
@@ -17,11 +17,11 @@ DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, or there is none to go on from; the message is one line for the user."""
+    """A checkpoint cannot be written, or there is none to resume from; the message is one line for the user."""
 
 
 class _RemoveLater(AtomicLocalBackend):
-    """Keeps what is outdated until its successor is written; CheckpointHook removes it before."""
+    """Keeps outdated checkpoints until the new one is written; CheckpointHook removes them before."""
 
     def __init__(self) -> None:
         self.outdated: list[str] = []
@@ -32,19 +32,22 @@ class _RemoveLater(AtomicLocalBackend):
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """Saves checkpoints so that a training killed at any moment can go on from a whole one.
+    """Saves checkpoints so that a training run killed at any moment can resume from an intact one.
 
     Differs from ``CheckpointHook``, whose arguments it takes, by
 
-    - writing a checkpoint as a whole or not at all, where that writes into the file under its final name;
-    - removing outdated checkpoints (``max_keep_ckpts``, ``save_best``) once the new one is written, not before;
-    - checking, before a training resumes, that the latest checkpoint can be read: if not, ``last_checkpoint`` is set to
-      the one before, and one log line says so. A training whose checkpoints are all damaged does not start from
-      scratch;
+    - writing a checkpoint completely or not at all; ``CheckpointHook`` writes in place;
+    - removing outdated checkpoints (``max_keep_ckpts``, ``save_best``) after the new one is written, not before;
+    - checking, before a run resumes, that the latest checkpoint can be read: if not, ``last_checkpoint`` is set to the
+      one before, and the log says so. If all are damaged, the run stops instead of starting from scratch;
     - a clear error if the disk is full.
 
     tools/train.py uses it wherever a config says ``CheckpointHook``. Folders that are not on a local disk
-    (``out_dir='s3://...'``, or ``backend_args``) are handled as by ``CheckpointHook``.
+    (``out_dir='s3://...'``, or ``backend_args``) are treated as by ``CheckpointHook``.
+
+    Args:
+        interval (int): See ``CheckpointHook``. Defaults to -1.
+        **kwargs: The other arguments of ``CheckpointHook``.
 
     Example:
         In a config, for MMDetection's own tools/train.py::
@@ -60,21 +63,21 @@ class AtomicCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='atomic_local')
 
     def before_run(self, runner: Runner) -> None:
-        """See to it that a training that resumes finds a whole checkpoint.
+        """Make sure that a run that resumes finds an intact checkpoint.
 
         Raises:
             CheckpointError: If there are checkpoints, but none can be read.
         """
         if not (self._local and runner.cfg.get('resume')):
             return
-        # The first process decides for all.
+        # Rank 0 decides for all.
         error: list[Optional[str]] = [None]
         if is_main_process():
             try:
                 if runner.cfg.get('load_from'):
                     self._check_given(runner.cfg.load_from)
                 else:
-                    self._find_whole(runner)
+                    self._find_intact(runner)
             except CheckpointError as found:
                 error = [str(found)]
         broadcast_object_list(error)
@@ -85,11 +88,11 @@ class AtomicCheckpointHook(CheckpointHook):
         """Check the checkpoint that the user names."""
         if Path(path).is_file() and (why := _why_unreadable(path)):
             raise CheckpointError(
-                f'cannot resume from {path}: {why}. Name another one, or none for the latest whole one in the work dir'
+                f'cannot resume from {path}: {why}. Name another one, or none for the latest intact one in the work dir'
             )
 
-    def _find_whole(self, runner: Runner) -> None:
-        """Let ``last_checkpoint`` of the work dir name a whole checkpoint, if there is any checkpoint."""
+    def _find_intact(self, runner: Runner) -> None:
+        """Let ``last_checkpoint`` of the work dir name an intact checkpoint, if there is any checkpoint."""
         pointer = Path(runner.work_dir, 'last_checkpoint')
         latest = pointer.read_text().strip() if pointer.exists() else ''
         folder = Path(self.out_dir, Path(runner.work_dir).name) if self.out_dir else Path(runner.work_dir)
@@ -118,11 +121,11 @@ class AtomicCheckpointHook(CheckpointHook):
         return [str(folder / name) for _, name in found]
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare, and remove what an earlier start was killed in the middle of."""
+        """Prepare, and remove the unfinished files of a run that was killed."""
         super().before_train(runner)
         if runner.iter >= runner.max_iters:
             runner.logger.warning(
-                'The checkpoint is that of the last step: nothing is left to train. If the last evaluation was '
+                'The checkpoint is that of the last iteration: nothing is left to train. If the last evaluation was '
                 'interrupted, evaluate it with tools/test.py.'
             )
         if not self._local:
@@ -133,12 +136,12 @@ class AtomicCheckpointHook(CheckpointHook):
                 path.unlink()
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Save a checkpoint if it is time to."""
+        """Save a checkpoint every ``interval`` iterations."""
         super().after_train_iter(runner, *args, **kwargs)
         self._remove_outdated()
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Save a checkpoint if it is time to."""
+        """Save a checkpoint every ``interval`` epochs."""
         super().after_train_epoch(runner)
         self._remove_outdated()
 
@@ -155,7 +158,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 raise
             raise CheckpointError(
                 f'no space to save {error.filename or self.last_ckpt} ({error.strerror}). Nothing half-written is '
-                'left, and earlier checkpoints are whole: free space and go on with --resume'
+                'left, and earlier checkpoints are intact: free space and resume with --resume'
             ) from error
 
     def _remove_outdated(self) -> None:
@@ -170,16 +173,16 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 def _why_unreadable(path: str) -> Optional[str]:
-    """Return why a training cannot resume from a file; None if it can, or for a folder, which the strategy reads."""
+    """Return why a run cannot resume from a file; None if it can, or for a folder, which the strategy reads."""
     if Path(path).is_dir():
         return None
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     except FileNotFoundError:
         return 'the file is missing'
-    # A damaged file raises whatever the unpickler stumbles over.
+    # A damaged file can raise any exception.
     except Exception as error:
         return ' '.join(f'{type(error).__name__}: {error}'.split('. ')[0].split())[:200]
     if not isinstance(checkpoint, dict) or not {'meta', 'state_dict', 'message_hub'} <= set(checkpoint):
-        return 'it is not the checkpoint of a training'
+        return 'it is not the checkpoint of a training run'
     return None

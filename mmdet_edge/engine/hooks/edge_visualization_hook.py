@@ -1,13 +1,14 @@
-"""Pictures of what the mask head and the edge loss see, during training.
+"""Figures of the inputs and outputs of the mask head and the edge loss, during training.
 
 Shape letters: k RoIs drawn, N positive RoIs, C channels of the mask head (classes, or 1 if class-agnostic), H and W
 mask height and width.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from ...models.losses.edge_filters import filter_masks, get_edge_kernels
 from ...models.losses.edge_loss import EdgeLoss
+from ...models.option_checks import check_integer
 
 CROP_SIZE = 112
 """Height and width of the image crops, in pixels."""
@@ -49,7 +51,7 @@ class RoISamples:
 
 
 def choose_rois(sampling_results: list[SamplingResult], num_rois: int) -> list[int]:
-    """Choose RoIs without chance: no object twice before each has had one, in turns over the images.
+    """Choose RoIs deterministically: one of each object before a second of any, in turns over the images.
 
     Args:
         sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
@@ -70,13 +72,13 @@ def choose_rois(sampling_results: list[SamplingResult], num_rois: int) -> list[i
     return sorted(range(len(keys)), key=keys.__getitem__)[:num_rois]
 
 
-def restore_colours(images: Tensor, preprocessor: nn.Module) -> Tensor:
+def restore_colors(images: Tensor, preprocessor: nn.Module) -> Tensor:
     """Undo the normalisation of images.
 
     Args:
         images (Tensor): Images as the network gets them, or parts of them, (B, 3, height, width).
-        preprocessor (nn.Module): The data preprocessor that made them. Without channel conversion the images are taken
-            for BGR, as mmdet loads them.
+        preprocessor (nn.Module): The data preprocessor that made them. Without channel conversion the images are
+            assumed to be BGR, as mmdet loads them.
 
     Returns:
         Tensor: RGB in 0 to 255, same shape, float32.
@@ -98,7 +100,7 @@ def sample_rois(
     sampling_results: list[SamplingResult],
     num_rois: int,
 ) -> Optional[RoISamples]:
-    """Copy what is drawn to the CPU.
+    """Copy the RoIs that are drawn to the CPU.
 
     Args:
         inputs (Tensor): Batch of images as the network gets them, (B, 3, height, width).
@@ -116,7 +118,7 @@ def sample_rois(
         return None
     labels = torch.cat([sampled.pos_gt_labels for sampled in sampling_results])[chosen]
     rois = bbox2roi([sampled.pos_priors for sampled in sampling_results])[chosen]
-    crops = restore_colours(roi_align(inputs.float(), rois.float(), CROP_SIZE), preprocessor)
+    crops = restore_colors(roi_align(inputs.float(), rois.float(), CROP_SIZE), preprocessor)
     channels = torch.zeros_like(labels) if mask_preds.shape[1] == 1 else labels
     logits = mask_preds[chosen][torch.arange(len(chosen), device=channels.device), channels]
     return RoISamples(
@@ -134,7 +136,7 @@ def edge_maps(
 
     An edge map is the root of the sum of squares over the kernels, without smoothing. The residual is the same of
     ``probs - targets`` (its square is what an edge loss with exponent 2 averages), with the sign of the difference of
-    the two edge maps: positive where the prediction's edge is the stronger one.
+    the two edge maps: positive where the prediction's edge is stronger.
 
     Args:
         probs (Tensor): Predicted probabilities, (k, H, W), floating.
@@ -161,17 +163,17 @@ def draw_rois(
 ) -> np.ndarray:
     """Draw one row per RoI: crop, target, prediction, their edges, and the residual of the edges.
 
-    The edges are those of :func:`edge_maps`; all edge maps of a picture share one scale.
+    The edges are those of :func:`edge_maps`; all edge maps of a figure share one scale.
 
     Args:
         samples (RoISamples): The RoIs.
         classes (Sequence[str], optional): Class names. Defaults to None: classes are numbered.
         filters (Sequence[str]): Names of the edge filters. Defaults to ('sobel',).
         padding_mode (str): What lies beyond the mask's border. Defaults to 'zeros'.
-        title (str): Heading of the picture. Defaults to ''.
+        title (str): Heading of the figure. Defaults to ''.
 
     Returns:
-        np.ndarray: The picture, (height, width, 3), RGB, uint8.
+        np.ndarray: The figure, (height, width, 3), RGB, uint8.
     """
     target_edges, prob_edges, residuals = edge_maps(samples.probs, samples.targets, filters, padding_mode)
     limit = max(target_edges.max().item(), 1e-6)
@@ -179,64 +181,61 @@ def draw_rois(
     name = ' + '.join(filters)
     mask_style = dict(cmap='gray', vmin=0, vmax=1)
     edge_style = dict(cmap='magma', vmin=0, vmax=limit)
+    residual_style = dict(cmap='RdBu_r', vmin=-limit, vmax=limit)
     columns: list[tuple[str, Tensor, dict]] = [
         ('input', samples.crops, {}),
         ('target mask', samples.targets, mask_style),
         ('predicted\nprobability', samples.probs, mask_style),
         (f'target edges\n({name})', target_edges, edge_style),
         (f'predicted edges\n({name})', prob_edges, edge_style),
-        (
-            'residual of the edges\nred: too strong\nblue: too weak',
-            residuals,
-            dict(cmap='RdBu_r', vmin=-limit, vmax=limit),
-        ),
+        ('residual of the edges\nred: too strong\nblue: too weak', residuals, residual_style),
     ]
     rows = len(samples.labels)
     figure = Figure(figsize=(1.1 + 1.85 * len(columns), 1.1 + 1.75 * rows), dpi=100, layout='constrained')
     canvas = FigureCanvasAgg(figure)
     grid = figure.subplots(rows, len(columns), squeeze=False)
-    for row, (label, target, prob) in enumerate(zip(samples.labels.tolist(), samples.targets, samples.probs)):
-        truth, found = target >= 0.5, prob >= 0.5
-        iou = (truth & found).sum().item() / max((truth | found).sum().item(), 1)
+    for row, label in enumerate(samples.labels.tolist()):
         class_name = classes[label] if classes is not None and label < len(classes) else f'class {label}'
+        text = f'{class_name}\nmask IoU {_mask_iou(samples.targets[row], samples.probs[row]):.2f}'
         for axes, (heading, maps, style) in zip(grid[row], columns):
             axes.imshow(maps[row].numpy(), interpolation='nearest', **style)
-            axes.set_xticks([])
-            axes.set_yticks([])
+            axes.set(xticks=[], yticks=[])
             if row == 0:
                 axes.set_title(heading, fontsize=10)
-        grid[row, 0].set_ylabel(
-            f'{class_name}\nmask IoU {iou:.2f}', fontsize=11, rotation=0, ha='right', va='center', labelpad=8
-        )
+        grid[row, 0].set_ylabel(text, fontsize=11, rotation=0, ha='right', va='center', labelpad=8)
     figure.suptitle(title, fontsize=12)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _mask_iou(target: Tensor, prob: Tensor) -> float:
+    truth, found = target >= 0.5, prob >= 0.5
+    return (truth & found).sum().item() / max((truth | found).sum().item(), 1)
 
 
 @HOOKS.register_module()
 class EdgeVisualizationHook(Hook):
     """Draws positive RoIs of the current batch: input, target, prediction, their edges and the residual.
 
-    At the first iteration of a training and then every ``interval`` iterations; where a batch has no positive RoI, the
-    next one is drawn. The pictures go to every backend of the runner's visualizer: image files with
-    ``LocalVisBackend`` (``vis_data/vis_image/edges_STEP.png`` below the work dir), TensorBoard with
-    ``TensorboardVisBackend``.
+    At the first iteration of a training run and then every ``interval`` iterations; if a batch has no positive RoI, the
+    next one is drawn. The figures go to every backend of the runner's visualizer: image files with ``LocalVisBackend``
+    (``vis_data/vis_image/edges_ITERATION.png`` in the work dir), TensorBoard with ``TensorboardVisBackend``.
 
     Works with mask heads like ``FCNMaskHead``, with an edge loss (whose filters it draws) or without (Sobel), class
-    by class or class-agnostic; of several stages (Cascade, HTC) the last one is drawn. It changes nothing about the
-    training, and only the first process of a distributed job draws.
+    by class or class-agnostic; of several stages (Cascade, HTC) it draws the last one. It does not change the training,
+    and only rank 0 of a distributed job draws.
 
     Args:
-        interval (int): Training iterations between pictures, at least 1. Defaults to 500.
-        num_rois (int): RoIs per picture, at least 1. Defaults to 4.
+        interval (int): Training iterations between figures, at least 1. Defaults to 500.
+        num_rois (int): RoIs per figure, at least 1. Defaults to 4.
 
     Raises:
         TypeError: If an option is not an integer.
-        ValueError: If an option is below 1; at the start of a training, if the model has no such mask head.
+        ValueError: If an option is below 1; at the start of a training run, if the model has no such mask head.
 
     Note:
-        :func:`edge_maps` says what exactly the edges and their residual are. The RoIs are those that the mask head is
-        trained on, boxes of the ground truth among them; each is stretched to the square that the head sees.
+        :func:`edge_maps` defines the edges and their residual. The RoIs are those that the mask head is trained on,
+        ground-truth boxes among them; each is stretched to the square that is the head's input.
 
     Example:
         In a config::
@@ -245,22 +244,14 @@ class EdgeVisualizationHook(Hook):
     """
 
     def __init__(self, interval: int = 500, num_rois: int = 4) -> None:
-        for option, value in (('interval', interval), ('num_rois', num_rois)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f'EdgeVisualizationHook: {option} must be an integer, got {value!r}')
-            if value < 1:
-                raise ValueError(f'EdgeVisualizationHook: {option} must be at least 1, got {value}')
-        self.interval = interval
-        self.num_rois = num_rois
+        self.interval = check_integer('EdgeVisualizationHook', 'interval', interval, minimum=1)
+        self.num_rois = check_integer('EdgeVisualizationHook', 'num_rois', num_rois, minimum=1)
         self._due = False
         self._samples: Optional[RoISamples] = None
-        self._undo: list[Callable[[], Any]] = []
+        self._patch: Any = None
 
     def before_train(self, runner: Runner) -> None:
-        """Check the model, and have the first iteration drawn.
-
-        Args:
-            runner (:obj:`Runner`): The runner.
+        """Check the model, and draw the first iteration.
 
         Raises:
             ValueError: If the model has no mask head to draw.
@@ -269,13 +260,7 @@ class EdgeVisualizationHook(Hook):
         self._due = True
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
-        """Listen to the mask head, if this iteration is to be drawn.
-
-        Args:
-            runner (:obj:`Runner`): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict, optional): Not used.
-        """
+        """Listen to the mask head, if this iteration is due."""
         self._stop_listening()
         self._samples = None
         self._due = self._due or self.every_n_train_iters(runner, self.interval)
@@ -285,70 +270,48 @@ class EdgeVisualizationHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: Optional[dict] = None
     ) -> None:
-        """Draw what was heard.
-
-        Args:
-            runner (:obj:`Runner`): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict, optional): Not used.
-            outputs (dict, optional): Not used.
-        """
+        """Draw the RoIs of this iteration, if there are any."""
         self._stop_listening()
         if self._samples is None:
             return
         samples, self._samples, self._due = self._samples, None, False
-        step = runner.iter + 1
+        iteration = runner.iter + 1
         head = self._find_mask_head(self._detector(runner))
         edge_loss = next((module for module in head.modules() if isinstance(module, EdgeLoss)), EdgeLoss())
-        picture = draw_rois(
+        figure = draw_rois(
             samples,
             classes=runner.train_dataloader.dataset.metainfo.get('classes'),
             filters=edge_loss.filters,
             padding_mode=edge_loss.padding_mode,
-            title=f'step {step}: positive RoIs of the mask head',
+            title=f'iteration {iteration}: positive RoIs of the mask head',
         )
-        runner.visualizer.add_image('edges', picture, step)
+        runner.visualizer.add_image('edges', figure, iteration)
 
-    def _listen(self, detector: nn.Module) -> None:
-        """Have the next forward pass of the detector copied; the detector is as before when that ends, or fails."""
+    def _listen(self, detector: Any) -> None:
+        """Copy RoIs in the detector's next forward pass, which leaves the detector as it was, even if it fails."""
         head = self._find_mask_head(detector)
-        preprocessor: Any = detector.data_preprocessor
+        loss, loss_and_target = detector.loss, head.loss_and_target
 
-        def wrap(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            inputs = kwargs['inputs'] if 'inputs' in kwargs else args[0]
-            # An instance attribute hides the method of the class.
-            hidden = vars(head).get('loss_and_target')
-            original = head.loss_and_target
-
-            def loss_and_target(mask_preds: Tensor, sampling_results: list, *args: Any, **kwargs: Any) -> dict:
-                results = original(mask_preds, sampling_results, *args, **kwargs)
+        def listening(inputs: Tensor, data_samples: Any) -> dict:
+            def copying(mask_preds: Tensor, sampling_results: list, *args: Any, **kwargs: Any) -> dict:
+                results = loss_and_target(mask_preds, sampling_results, *args, **kwargs)
+                targets = results['mask_targets']
                 self._samples = sample_rois(
-                    inputs,
-                    preprocessor,
-                    mask_preds,
-                    results['mask_targets'],
-                    sampling_results,
-                    self.num_rois,
+                    inputs, detector.data_preprocessor, mask_preds, targets, sampling_results, self.num_rois
                 )
                 return results
 
-            def unwrap() -> None:
-                del vars(head)['loss_and_target']
-                if hidden is not None:
-                    vars(head)['loss_and_target'] = hidden
+            self._stop_listening()
+            with patch.object(head, 'loss_and_target', copying):
+                return loss(inputs, data_samples)
 
-            vars(head)['loss_and_target'] = loss_and_target
-            self._undo.append(unwrap)
-
-        self._undo = [
-            detector.register_forward_pre_hook(wrap, with_kwargs=True).remove,
-            detector.register_forward_hook(lambda *_: self._stop_listening(), always_call=True).remove,
-        ]
+        self._patch = patch.object(detector, 'loss', listening)
+        self._patch.start()
 
     def _stop_listening(self) -> None:
-        undo, self._undo = self._undo, []
-        for action in undo:
-            action()
+        if self._patch is not None:
+            self._patch.stop()
+        self._patch = None
 
     def _detector(self, runner: Runner) -> nn.Module:
         return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -1,4 +1,4 @@
-"""Random numbers that go on where they were when a training resumes."""
+"""Random number generators that continue where they were when a training run resumes."""
 
 import itertools
 import random
@@ -18,7 +18,7 @@ KEY = 'random_state'
 def get_random_state() -> dict[str, Any]:
     """Return the states of the random number generators of Python, NumPy and PyTorch (CPU)."""
     state: Any = np.random.get_state()
-    # No array, so that what reads checkpoints with care need not know it.
+    # Not an array, so that safe readers of checkpoints need no exception for it.
     name, keys, *rest = state
     return dict(python=random.getstate(), numpy=(name, keys.tolist(), *rest), torch=torch.get_rng_state())
 
@@ -32,20 +32,20 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @HOOKS.register_module()
 class RandomStateHook(Hook):
-    """Saves the states of the random number generators in each checkpoint, and restores them when it is resumed.
+    """Saves the states of the random number generators in each checkpoint, and restores them on resume.
 
-    mmengine saves neither; after a resume the samplers of proposals and RoIs start over with the numbers of the seed.
-    With this hook, and a seed in the config (``randomness=dict(seed=...)``), a training on one CPU that was interrupted
+    mmengine does not; after a resume the samplers of proposals and RoIs start over with the numbers of the seed. With
+    this hook, and a seed in the config (``randomness=dict(seed=...)``), a training run on one CPU that was interrupted
     ends with the same weights, bit for bit, as one that was not.
 
-    An evaluation does not move the generators on either: one that was interrupted leaves no trace.
+    An evaluation does not advance the generators: an interrupted one leaves no trace.
 
     Note:
-        Only in a job of one process: a checkpoint has the state of the first process. Not for GPUs, whose own
-        generators are not saved, and whose sums are not exact anyway.
+        Only in a job of one process: a checkpoint has the state of rank 0. Not for GPUs, whose own generators are not
+        saved, and whose sums are not exact anyway.
     """
 
-    # As late as the hook that saves checkpoints, so that all others have drawn their numbers.
+    # As late as the hook that saves checkpoints: all other hooks have drawn their numbers.
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
@@ -53,11 +53,11 @@ class RandomStateHook(Hook):
         self._before_val: Optional[dict[str, Any]] = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the state to the checkpoint: that of the training, also from within an evaluation."""
+        """Add the state of the training run to the checkpoint, also during an evaluation."""
         checkpoint[KEY] = self._before_val or get_random_state()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the state until the training starts."""
+        """Keep the state until training starts."""
         self._resumed = checkpoint.get(KEY)
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -67,17 +67,17 @@ class RandomStateHook(Hook):
             return
         loop = runner.train_loop
         if hasattr(loop, 'dataloader_iterator'):
-            # The loop first skips, by loading them, the batches that were trained already.
+            # The loop first skips the batches of the iterations before, by loading them.
             loop.dataloader_iterator = _restore_after(loop.dataloader_iterator, runner.iter, state)
         else:
             set_random_state(state)
 
     def before_val(self, runner: Runner) -> None:
-        """Keep the state of the training."""
+        """Keep the state of the training run."""
         self._before_val = get_random_state()
 
     def after_val(self, runner: Runner) -> None:
-        """Restore the state of the training."""
+        """Restore the state of the training run."""
         if self._before_val is not None:
             set_random_state(self._before_val)
         self._before_val = None

@@ -3,9 +3,9 @@
 Source: Zimmermann & Siems, arXiv 1809.07069, and the authors' code. Every kernel is stored as 3x3: the 2x2 Roberts
 kernels sit in the lower right corner, which is the same as padding one row below and one column right of the map.
 
-For one input channel a convolution is the slow way: its backward alone costs many times the mask cross entropy. Each
-kernel is a sum of one or two outer products, so that filtering is adding shifted copies of the map, first along its
-rows, then along its columns. The taps are Python numbers: nothing to move to a device, nothing in a checkpoint.
+For one input channel a convolution is slow: its backward alone costs many times the mask cross entropy. Each kernel is
+a sum of one or two outer products, so that filtering adds shifted copies of the map, first along its rows, then along
+its columns. The taps are Python numbers, which need no device and are not in the state dict.
 
 Shape letters: N instances, D kernels, H and W mask height and width.
 """
@@ -51,7 +51,7 @@ GAUSSIAN_KERNEL = (
 """The smoothing kernel of the authors' code (pixel-integrated, sigma = 1)."""
 
 PADDING_MODES = ('zeros', 'replicate', 'reflect')
-"""What lies beyond the mask's border; the authors' code has zeros."""
+"""Known values beyond the mask's border; the authors' code has zeros."""
 
 
 def check_filter_names(filters: Union[str, Sequence[str]], owner: str) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def check_filter_names(filters: Union[str, Sequence[str]], owner: str) -> tuple[
 
     Args:
         filters (str | Sequence[str]): One name or several, out of :data:`EDGE_FILTERS`.
-        owner (str): Who asks; opens the error message.
+        owner (str): Class or function that needs them; begins the error message.
 
     Returns:
         tuple[str, ...]: The names, in the order given.
@@ -117,9 +117,9 @@ def separate(kernel: Kernel) -> tuple[tuple[Taps, Taps], ...]:
         >>> separate(EDGE_FILTERS['sobel'][0])
         (((1.0, 0.0, -1.0), (1.0, 2.0, 1.0)),)
     """
-    # Plain Python: torch.compile traces through it.
+    # Plain Python, which torch.compile can trace.
     rest = [[float(tap) for tap in row] for row in kernel]
-    # What is left of the Gaussian, whose six digits are those of an outer product, is rounding.
+    # The Gaussian is an outer product up to the rounding of its six digits.
     negligible = 1e-5 * max(abs(tap) for row in rest for tap in row)
     terms = []
     for i in range(3):
@@ -159,8 +159,8 @@ def correlate(maps: Tensor, kernel: Kernel, total: Tensor, scratch: Tensor, adjo
         kernel (Kernel): 3 rows of 3 numbers.
         total (Tensor): Added to, shape of ``maps``.
         scratch (Tensor): Overwritten, shape of ``maps``.
-        adjoint (bool): Apply the transposed operator, which is that of the kernel turned around: it leads from the
-            gradient of the result to the gradient of ``maps``. Defaults to False.
+        adjoint (bool): Apply the transposed operator, that of the kernel rotated by 180 degrees, which gives the
+            gradient of ``maps`` for the gradient of the result. Defaults to False.
 
     Returns:
         Tensor: ``total``.

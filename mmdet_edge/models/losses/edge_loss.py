@@ -7,9 +7,7 @@ Shape letters: N positive RoIs, C channels of the mask head (classes, or 1 if cl
 mask height and width.
 """
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, Optional, Union
 
 import torch
@@ -19,6 +17,7 @@ from mmdet.registry import MODELS
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..option_checks import check_bool, check_choice, check_number
 from .edge_filters import (
     GAUSSIAN_KERNEL,
     PADDING_MODES,
@@ -32,77 +31,44 @@ from .edge_filters import (
 REDUCTIONS = ('none', 'mean', 'sum')
 
 
-def check_finite(owner: str, name: str, value: Any, minimum: float) -> float:
-    """Check that an option is a finite number that is not too small.
-
-    Args:
-        owner (str): Class whose option it is; opens the error message.
-        name (str): Name of the option.
-        value (Any): What the user gave.
-        minimum (float): Smallest value allowed.
-
-    Returns:
-        float: The value.
-
-    Raises:
-        TypeError: If ``value`` is not a number.
-        ValueError: If it is not finite or below ``minimum``.
-    """
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f'{owner}: {name} must be a number, got {value!r}')
-    if not math.isfinite(value) or value < minimum:
-        raise ValueError(f'{owner}: {name} must be finite and at least {minimum:g}, got {value!r}')
-    return float(value)
-
-
-def select_class_masks(
-    owner: str, pred: Tensor, target: Tensor, label: Optional[Tensor] = None
-) -> tuple[Tensor, Tensor]:
-    """Pick each instance's channel of the mask head and bring both sides to one dtype.
-
-    Args:
-        owner (str): Who asks; opens the error message.
-        pred (Tensor): Logits, (N, C, H, W) with ``label`` or (N, H, W) without.
-        target (Tensor): Masks in [0, 1], (N, H, W), any dtype.
-        label (Tensor, optional): Channel of each instance, (N,), integer, counted from 0. All 0 for a class-agnostic
-            head. Defaults to None.
-
-    Returns:
-        tuple[Tensor, Tensor]: Logits and target, both (N, H, W), float32 (float64 if ``pred`` is).
-
-    Raises:
-        ValueError: If ranks or sizes do not fit.
-    """
-    if label is None:
-        if pred.dim() != 3:
-            raise ValueError(
-                f'{owner}: without label, pred must be (N, H, W), got {tuple(pred.shape)}. A mask '
-                'head with one channel per class needs the labels too'
-            )
-    else:
-        if pred.dim() != 4:
-            raise ValueError(f'{owner}: with label, pred must be (N, C, H, W), got {tuple(pred.shape)}')
-        if label.shape != pred.shape[:1] or label.is_floating_point():
-            raise ValueError(
-                f'{owner}: label must be {len(pred)} integers, one per mask, got shape '
-                f'{tuple(label.shape)} of {label.dtype}'
-            )
-        # Indexing a single channel would cost as much as half an edge loss.
-        one = pred.size(1) == 1
-        pred = pred[:, 0] if one else pred[torch.arange(len(pred), device=pred.device), label.long()]
-    if target.shape != pred.shape:
-        raise ValueError(
-            f'{owner}: target must have the shape of the predicted masks, {tuple(pred.shape)}, got '
-            f'{tuple(target.shape)}. train_cfg.rcnn.mask_size must equal the output size of the mask head'
-        )
-    if pred.dtype != torch.float64:
-        pred = pred.float()
-    return pred, target.to(pred.dtype)
-
-
-def mask_residual(
-    pred: Tensor, target: Tensor, smooth_pred: bool = False, smooth_target: bool = False, padding_mode: str = 'zeros'
+def edge_loss(
+    pred: Tensor,
+    target: Tensor,
+    label: Optional[Tensor] = None,
+    weight: Optional[Tensor] = None,
+    avg_factor: Optional[float] = None,
+    filters: Union[str, Sequence[str]] = 'sobel',
+    exponent: float = 2.0,
+    smooth_pred: bool = False,
+    smooth_target: bool = False,
+    padding_mode: str = 'zeros',
+    reduction: str = 'mean',
+    loss_weight: float = 1.0,
 ) -> Tensor:
+    """Compute the edge agreement loss.
+
+    The arguments are those of :meth:`EdgeLoss.forward` and :class:`EdgeLoss`, which is the module of this function.
+
+    Returns:
+        Tensor: See :meth:`EdgeLoss.forward`.
+
+    Example:
+        >>> logits, target = torch.zeros(4, 80, 28, 28), torch.ones(4, 28, 28)
+        >>> edge_loss(logits, target, label=torch.tensor([0, 3, 3, 79]), filters='prewitt').shape
+        torch.Size([])
+    """
+    name, smoothing = 'edge_loss', (smooth_pred, smooth_target)
+    kernels = get_edge_kernels(check_options(name, filters, exponent, smoothing, padding_mode, reduction, loss_weight))
+    with torch.autocast(pred.device.type, enabled=False):
+        pred, target = select_class_masks(name, pred, target, label, padding_mode)
+        if len(pred):
+            losses = edge_norm(mask_residual(pred, target, *smoothing, padding_mode), kernels, exponent, padding_mode)
+        else:
+            losses = pred.flatten(1).sum(1)
+        return loss_weight * reduce_losses(name, losses, weight, reduction, avg_factor)
+
+
+def mask_residual(pred: Tensor, target: Tensor, smooth_pred: bool, smooth_target: bool, padding_mode: str) -> Tensor:
     """Compute how far predicted masks are from the target.
 
     Filters are linear: filtering this difference replaces filtering prediction and target.
@@ -110,9 +76,9 @@ def mask_residual(
     Args:
         pred (Tensor): Logits, (N, H, W), float32 or float64.
         target (Tensor): Masks in [0, 1], (N, H, W), dtype of ``pred``.
-        smooth_pred (bool): Smooth the probabilities first. Defaults to False.
-        smooth_target (bool): Smooth the target first. Defaults to False.
-        padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'. Defaults to 'zeros'.
+        smooth_pred (bool): Smooth the probabilities first.
+        smooth_target (bool): Smooth the target first.
+        padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'.
 
     Returns:
         Tensor: ``S(sigmoid(pred)) - S(target)``, (N, H, W), dtype of ``pred``.
@@ -128,18 +94,18 @@ def mask_residual(
 
 
 class _FilteredNorm(torch.autograd.Function):
-    """Sum of ``|F * r| ** p`` over kernels and pixels, with the gradient by hand.
+    """Sum of ``|F * r| ** p`` over kernels and pixels, with a custom backward.
 
-    The derivative of ``|x| ** p`` is ``p * s`` with ``s = sign(x) * |x| ** (p - 1)``, and ``|x| ** p`` itself is
-    ``x * s``: one power serves both. A mask's gradient is known up to its factor as soon as its responses are, so that
-    the forward pass computes it kernel by kernel and keeps nothing else.
+    With x = F * r and s = sign(x) * |x| ** (p - 1), the value is the sum of x * s, and its gradient is p times the sum
+    over the kernels of F^T * s. The forward pass computes both and saves the gradient alone, up to the incoming scale.
     """
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor, kernels: Sequence[Kernel], exponent: float, framed: bool) -> Tensor:
-        """Return the sums, (N,), of residuals (N, H, W); ``framed`` leaves out the responses of the border."""
+        """Return the sums, (N,), of residuals (N, H, W); ``framed`` leaves out the responses at the border."""
         norm = residual.new_zeros(len(residual))
         gradient = torch.zeros_like(residual)
+        # The only memory beside these two, whatever the number of kernels.
         response, scratch = torch.empty_like(residual), torch.empty_like(residual)
         for kernel in kernels:
             correlate(residual, kernel, response.zero_(), scratch)
@@ -163,7 +129,7 @@ class _FilteredNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """Return the gradient of the residuals, (N, H, W), for that of the sums, (N,)."""
-        # once_differentiable would not notice: what it misses here does not depend on ``grad``.
+        # once_differentiable does not catch this: what it misses here does not depend on ``grad``.
         if torch.is_grad_enabled():
             raise RuntimeError(
                 'EdgeLoss cannot differentiate twice (create_graph=True): take the mean of EdgeLoss.edge_disagreement, '
@@ -174,7 +140,7 @@ class _FilteredNorm(torch.autograd.Function):
 
 
 def edge_norm(residual: Tensor, kernels: Sequence[Kernel], exponent: float, padding_mode: str = 'zeros') -> Tensor:
-    """Compute each mask's mean of ``|F * r| ** p``, at a fraction of the cost of :func:`filter_masks`.
+    """Compute each mask's mean of ``|F * r| ** p``, at a fraction of the cost of :func:`edge_disagreement`.
 
     Args:
         residual (Tensor): Shape (N, H, W), floating.
@@ -190,32 +156,87 @@ def edge_norm(residual: Tensor, kernels: Sequence[Kernel], exponent: float, padd
     return _FilteredNorm.apply(padded, kernels, exponent, framed) / (len(kernels) * residual[0].numel())
 
 
-def edge_loss(
-    pred: Tensor,
-    target: Tensor,
-    label: Optional[Tensor] = None,
-    weight: Optional[Tensor] = None,
-    avg_factor: Optional[float] = None,
-    filters: Union[str, Sequence[str]] = 'sobel',
-    exponent: float = 2.0,
-    smooth_pred: bool = False,
-    smooth_target: bool = False,
-    padding_mode: str = 'zeros',
-    reduction: str = 'mean',
-    loss_weight: float = 1.0,
+def edge_disagreement(
+    residual: Tensor, kernels: Sequence[Kernel], exponent: float, padding_mode: str = 'zeros'
 ) -> Tensor:
-    """Compute the edge agreement loss; the function behind :class:`EdgeLoss`, which documents the arguments.
+    """Return the per-pixel loss map, (N, H, W); its mean is :func:`edge_norm`, whose arguments it takes."""
+    return filter_masks(residual, kernels, padding_mode).abs().pow(exponent).mean(dim=1)
+
+
+def select_class_masks(
+    owner: str, pred: Tensor, target: Tensor, label: Optional[Tensor] = None, padding_mode: str = 'zeros'
+) -> tuple[Tensor, Tensor]:
+    """Select each mask's channel of the mask head, and convert both sides to one dtype.
+
+    Args:
+        owner (str): Class or function that needs them; begins the error message.
+        pred (Tensor): Logits, (N, C, H, W) with ``label`` or (N, H, W) without.
+        target (Tensor): Masks in [0, 1], (N, H, W), any dtype.
+        label (Tensor, optional): Channel of each mask, (N,), integer, counted from 0. All 0 for a class-agnostic head.
+            Defaults to None.
+        padding_mode (str): What lies beyond the border, for the check of the masks' size. Defaults to 'zeros'.
 
     Returns:
-        Tensor: See :meth:`EdgeLoss.forward`.
+        tuple[Tensor, Tensor]: Logits and target, both (N, H, W), float32 (float64 if ``pred`` is).
 
-    Example:
-        >>> logits, target = torch.zeros(4, 80, 28, 28), torch.ones(4, 28, 28)
-        >>> edge_loss(logits, target, label=torch.tensor([0, 3, 3, 79]), filters='prewitt').shape
-        torch.Size([])
+    Raises:
+        ValueError: If ranks or sizes do not fit.
     """
-    loss = EdgeLoss(filters, exponent, smooth_pred, smooth_target, padding_mode, reduction, loss_weight)
-    return loss.compute(pred, target, label, weight, avg_factor, reduction)
+    if label is None:
+        if pred.dim() != 3:
+            raise ValueError(
+                f'{owner}: without label, pred must be (N, H, W), got {tuple(pred.shape)}. A mask '
+                'head with one channel per class needs the labels too'
+            )
+    else:
+        if pred.dim() != 4:
+            raise ValueError(f'{owner}: with label, pred must be (N, C, H, W), got {tuple(pred.shape)}')
+        if label.shape != pred.shape[:1] or label.is_floating_point():
+            raise ValueError(
+                f'{owner}: label must be {len(pred)} integers, one per mask, got shape '
+                f'{tuple(label.shape)} of {label.dtype}'
+            )
+        # Indexing a single channel would cost half as much as an edge loss.
+        one = pred.size(1) == 1
+        pred = pred[:, 0] if one else pred[torch.arange(len(pred), device=pred.device), label.long()]
+    if target.shape != pred.shape:
+        raise ValueError(
+            f'{owner}: target must have the shape of the predicted masks, {tuple(pred.shape)}, got '
+            f'{tuple(target.shape)}. train_cfg.rcnn.mask_size must equal the output size of the mask head'
+        )
+    side = 2 if padding_mode == 'reflect' else 1
+    if len(pred) and min(pred.shape[1:]) < side:
+        raise ValueError(
+            f'{owner}: with padding_mode={padding_mode!r} masks must be at least {side}x{side}, got '
+            f'{pred.shape[1]}x{pred.shape[2]}'
+        )
+    if pred.dtype != torch.float64:
+        pred = pred.float()
+    return pred, target.to(pred.dtype)
+
+
+def reduce_losses(
+    owner: str, losses: Tensor, weight: Optional[Tensor], reduction: str, avg_factor: Optional[float]
+) -> Tensor:
+    """Weight and reduce the losses of the masks, (N,); for N = 0 to a zero that is connected to them."""
+    if weight is not None and weight.shape != losses.shape:
+        raise ValueError(f'{owner}: weight must have one number per mask, ({len(losses)},), got {tuple(weight.shape)}')
+    if not len(losses):
+        return losses if reduction == 'none' else losses.sum()
+    return weight_reduce_loss(losses, weight, reduction, avg_factor)
+
+
+def check_options(
+    owner: str, filters: Any, exponent: Any, smoothing: tuple, padding_mode: Any, reduction: Any, loss_weight: Any
+) -> tuple[str, ...]:
+    """Check the options of an edge loss (see :class:`EdgeLoss`) and return the names of its filters."""
+    check_number(owner, 'exponent', exponent, minimum=1)
+    for option, value in zip(('smooth_pred', 'smooth_target'), smoothing):
+        check_bool(owner, option, value)
+    check_choice(owner, 'padding_mode', padding_mode, PADDING_MODES)
+    check_choice(owner, 'reduction', reduction, REDUCTIONS)
+    check_number(owner, 'loss_weight', loss_weight, minimum=0)
+    return check_filter_names(filters, owner)
 
 
 @MODELS.register_module()
@@ -228,27 +249,28 @@ class EdgeLoss(nn.Module):
         r    = S(sigmoid(pred)) - S(target)                  S: 3x3 Gaussian where smoothing is on
         loss = loss_weight * mean over N, D, H, W of |F * r| ** exponent
 
-    It has no trainable parameter and adds no key to the state dict. It is called like mmdet's mask losses, so it may
-    also stand as the ``loss_mask`` of a head.
+    It has no trainable parameter and adds no key to the state dict. It is called like mmdet's mask losses, so that it
+    also works as the ``loss_mask`` of a head. :func:`edge_loss` is the same as a function.
 
     Args:
-        filters (str | Sequence[str]): One or more of 'sobel', 'prewitt', 'kayyali', 'roberts', 'laplacian'. The weight
-            is not comparable between them: a straight unit step answers with 4, 3, 0, 1 and 3. Defaults to 'sobel'.
+        filters (str | Sequence[str]): One or more of 'sobel', 'prewitt', 'kayyali', 'roberts', 'laplacian'. Weights
+            are not comparable between them: they respond to a straight unit step with 4, 3, 0, 1 and 3. Defaults to
+            'sobel'.
         exponent (float): p, any real number >= 1. Defaults to 2.0.
         smooth_pred (bool): Smooth the probabilities with a 3x3 Gaussian first. Defaults to False.
         smooth_target (bool): Smooth the target likewise. If only one side is smoothed, a perfect prediction has a
             non-zero loss. Defaults to False.
         padding_mode (str): What lies beyond the mask's border: 'zeros' (the authors'), 'replicate' or 'reflect'.
             Defaults to 'zeros'.
-        reduction (str): 'mean', 'sum' or 'none', over the instances. Defaults to 'mean'.
+        reduction (str): 'mean', 'sum' or 'none', over the masks. Defaults to 'mean'.
         loss_weight (float): Weight of the loss, >= 0. Defaults to 1.0.
 
     Raises:
         TypeError: If an option has the wrong type.
-        ValueError: If an option has a value out of range; the message lists what is known.
+        ValueError: If an option is out of range; the message lists the known values.
 
     Note:
-        With zero padding the frame of the RoI is an edge for prediction and target alike, as in the authors' code.
+        With zero padding the border of the RoI is an edge for prediction and target alike, as in the authors' code.
         Computes in float32 even under autocast: fp16 overflows for kayyali with exponent 5 (12^5).
 
     Example:
@@ -267,27 +289,20 @@ class EdgeLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        name = type(self).__name__
-        self.filters = check_filter_names(filters, name)
-        self.exponent = check_finite(name, 'exponent', exponent, minimum=1)
-        for option, value in (('smooth_pred', smooth_pred), ('smooth_target', smooth_target)):
-            if not isinstance(value, bool):
-                raise TypeError(f'{name}: {option} must be True or False, got {value!r}')
-        if padding_mode not in PADDING_MODES:
-            raise ValueError(f'{name}: padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}')
-        if reduction not in REDUCTIONS:
-            raise ValueError(f'{name}: reduction must be one of {REDUCTIONS}, got {reduction!r}')
+        name, smoothing = type(self).__name__, (smooth_pred, smooth_target)
+        self.filters = check_options(name, filters, exponent, smoothing, padding_mode, reduction, loss_weight)
+        self.kernels = get_edge_kernels(self.filters)
+        self.exponent = float(exponent)
         self.smooth_pred = smooth_pred
         self.smooth_target = smooth_target
         self.padding_mode = padding_mode
         self.reduction = reduction
-        self.loss_weight = check_finite(name, 'loss_weight', loss_weight, minimum=0)
-        self.kernels = get_edge_kernels(self.filters)
+        self.loss_weight = float(loss_weight)
         self._announced = False
 
     def train(self, mode: bool = True) -> 'EdgeLoss':
-        """Say once, when a training starts, that the edge loss is on."""
-        # Not in forward: torch.compile would trip over it.
+        """Log once, when a training run starts, that the edge loss is on."""
+        # Not in forward, where torch.compile would break the graph.
         if mode and not self._announced:
             print_log(f'Edge loss is on: {type(self).__name__}({self.extra_repr()})', 'current')
             self._announced = True
@@ -316,8 +331,8 @@ class EdgeLoss(nn.Module):
         Args:
             pred (Tensor): Logits, (N, C, H, W) with ``label`` or (N, H, W) without.
             target (Tensor): Masks in [0, 1], hard or soft, (N, H, W).
-            label (Tensor, optional): Channel of each instance, (N,), integer, counted from 0. Defaults to None.
-            weight (Tensor, optional): Weight of each instance, (N,). Defaults to None.
+            label (Tensor, optional): Channel of each mask, (N,), integer, counted from 0. Defaults to None.
+            weight (Tensor, optional): Weight of each mask, (N,). Defaults to None.
             avg_factor (float, optional): Replaces N as the divisor of reduction 'mean'. Defaults to None.
             reduction_override (str, optional): Replaces the ``reduction`` of the constructor. Defaults to None.
 
@@ -329,66 +344,20 @@ class EdgeLoss(nn.Module):
             ValueError: If ranks or sizes do not fit, masks are too small for the ``padding_mode`` ('reflect' needs two
                 pixels each way), or ``reduction_override`` is unknown.
         """
-        reduction = self.reduction if reduction_override is None else reduction_override
-        if reduction not in REDUCTIONS:
-            raise ValueError(
-                f'{type(self).__name__}: reduction_override must be one of {REDUCTIONS}, got {reduction!r}'
-            )
-        return self.compute(pred, target, label, weight, avg_factor, reduction)
-
-    def compute(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        label: Optional[Tensor],
-        weight: Optional[Tensor],
-        avg_factor: Optional[float],
-        reduction: str,
-    ) -> Tensor:
-        """Compute the loss in full precision, with the arguments of :meth:`forward` checked and resolved."""
-        name = type(self).__name__
+        name, reduction = type(self).__name__, self.reduction
+        if reduction_override is not None:
+            reduction = check_choice(name, 'reduction_override', reduction_override, REDUCTIONS)
         with torch.autocast(pred.device.type, enabled=False):
-            pred, target = select_class_masks(name, pred, target, label)
-            if weight is not None and weight.shape != pred.shape[:1]:
-                raise ValueError(
-                    f'{name}: weight must have one number per mask, ({len(pred)},), got {tuple(weight.shape)}'
-                )
-            if len(pred) == 0:
-                return pred.flatten(1).sum(1) if reduction == 'none' else pred.sum()
-            side = 2 if self.padding_mode == 'reflect' else 1
-            if min(pred.shape[1:]) < side:
-                raise ValueError(
-                    f'{name}: with padding_mode={self.padding_mode!r} masks must be at least {side}x{side}, got '
-                    f'{pred.shape[1]}x{pred.shape[2]}'
-                )
-            losses = self.instance_losses(pred, target)
-            return self.loss_weight * weight_reduce_loss(losses, weight, reduction, avg_factor)
+            pred, target = select_class_masks(name, pred, target, label, self.padding_mode)
+            losses = self.instance_losses(pred, target) if len(pred) else pred.flatten(1).sum(1)
+            return self.loss_weight * reduce_losses(name, losses, weight, reduction, avg_factor)
 
     def instance_losses(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return the unweighted loss of each instance.
-
-        Args:
-            pred (Tensor): Logits, (N, H, W).
-            target (Tensor): Masks in [0, 1], (N, H, W), dtype of ``pred``.
-
-        Returns:
-            Tensor: Shape (N,), dtype of ``pred``.
-        """
-        return edge_norm(self.residual(pred, target), self.kernels, self.exponent, self.padding_mode)
+        """Return the unweighted loss of each mask, (N,), for logits and target, both (N, H, W)."""
+        residual = mask_residual(pred, target, self.smooth_pred, self.smooth_target, self.padding_mode)
+        return edge_norm(residual, self.kernels, self.exponent, self.padding_mode)
 
     def edge_disagreement(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return what :meth:`instance_losses` is the mean of, pixel by pixel; slower, for losses that need the map.
-
-        Args:
-            pred (Tensor): Logits, (N, H, W).
-            target (Tensor): Masks in [0, 1], (N, H, W), dtype of ``pred``.
-
-        Returns:
-            Tensor: Mean over the kernels of ``|F * r| ** exponent``, (N, H, W), dtype of ``pred``.
-        """
-        responses = filter_masks(self.residual(pred, target), self.kernels, self.padding_mode)
-        return responses.abs().pow(self.exponent).mean(dim=1)
-
-    def residual(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Apply :func:`mask_residual` with the options of this loss."""
-        return mask_residual(pred, target, self.smooth_pred, self.smooth_target, self.padding_mode)
+        """Return the per-pixel loss map, (N, H, W); its mean is :meth:`instance_losses`, which is faster."""
+        residual = mask_residual(pred, target, self.smooth_pred, self.smooth_target, self.padding_mode)
+        return edge_disagreement(residual, self.kernels, self.exponent, self.padding_mode)

@@ -15,13 +15,24 @@ from torch import Tensor, nn
 from .edge_loss import EdgeLoss, select_class_masks
 
 
+def call_mask_loss(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
+    """Call a mask loss with logits or probabilities, (N, H, W), whichever it expects, and the target, (N, H, W)."""
+    if isinstance(loss, CrossEntropyLoss) and loss.use_mask:
+        only_channel = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        return loss(logits[:, None], target, only_channel)
+    takes_logits = isinstance(loss, (EdgeLoss, SumMaskLoss)) or (
+        getattr(loss, 'use_sigmoid', False) and getattr(loss, 'activate', True)
+    )
+    return loss(logits if takes_logits else logits.sigmoid(), target)
+
+
 @MODELS.register_module()
 class SumMaskLoss(nn.Module):
     """Sum of several mask losses, for a head that takes only one.
 
-    Use it as the ``loss_mask`` of a head of your own whose RoI head drops any further key, or to put mmdet's losses
-    that know no class channel (Dice, squared error, ...) on a mask head. The channel of each instance's class is
-    selected once; then each loss gets what it expects:
+    Use it as the ``loss_mask`` of a head of your own whose RoI head drops any further key, or to use mmdet's losses
+    without class channels (Dice, squared error, ...) on a mask head. The channel of each mask's class is selected
+    once; then each loss gets what it expects:
 
     - losses that apply the sigmoid themselves get logits: :class:`EdgeLoss`, ``CrossEntropyLoss`` (``use_mask`` or
       ``use_sigmoid``), and losses with ``use_sigmoid=True`` unless they also say ``activate=False``;
@@ -62,7 +73,7 @@ class SumMaskLoss(nn.Module):
         Args:
             pred (Tensor): Logits, (N, C, H, W) with ``label`` or (N, H, W) without.
             target (Tensor): Masks in [0, 1], (N, H, W).
-            label (Tensor, optional): Channel of each instance, (N,), integer, counted from 0. Defaults to None.
+            label (Tensor, optional): Channel of each mask, (N,), integer, counted from 0. Defaults to None.
 
         Returns:
             Tensor: A scalar, float32 (float64 if ``pred`` is); for N = 0 a zero that is still connected to ``pred``.
@@ -75,15 +86,4 @@ class SumMaskLoss(nn.Module):
             if len(logits) == 0:
                 return logits.sum()
             # CrossEntropyLoss(use_mask=True) returns shape (1,), the others a scalar.
-            return torch.stack([self._call(loss, logits, target).mean() for loss in self.losses]).sum()
-
-    @staticmethod
-    def _call(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
-        """Call one loss with what it expects."""
-        if isinstance(loss, CrossEntropyLoss) and loss.use_mask:
-            only_channel = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-            return loss(logits[:, None], target, only_channel)
-        takes_logits = isinstance(loss, (EdgeLoss, SumMaskLoss)) or (
-            getattr(loss, 'use_sigmoid', False) and getattr(loss, 'activate', True)
-        )
-        return loss(logits if takes_logits else logits.sigmoid(), target)
+            return torch.stack([call_mask_loss(loss, logits, target).mean() for loss in self.losses]).sum()

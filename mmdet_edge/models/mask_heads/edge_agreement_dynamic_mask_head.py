@@ -10,9 +10,9 @@ from .edge_agreement_mixin import EdgeAgreementMixin
 class EdgeAgreementDynamicMaskHead(EdgeAgreementMixin, DynamicMaskHead):
     """``DynamicMaskHead`` that is also trained to agree with the target's edges.
 
-    Differs from ``DynamicMaskHead`` by one more training loss, ``loss_edge``, in every stage whose head it is. The
-    head's own loss is Dice with weight 8, not cross entropy with weight 1: the default weight of the edge loss was
-    chosen beside the latter.
+    Differs from ``DynamicMaskHead`` by one more training loss, ``loss_edge``, in every stage that uses it. The
+    head's own loss is Dice with weight 8; the default weight of the edge loss was chosen for a cross entropy with
+    weight 1.
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``DynamicMaskHead``. Defaults to

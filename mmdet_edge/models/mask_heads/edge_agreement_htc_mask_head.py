@@ -10,7 +10,7 @@ from .edge_agreement_mixin import EdgeAgreementMixin
 class EdgeAgreementHTCMaskHead(EdgeAgreementMixin, HTCMaskHead):
     """``HTCMaskHead`` that is also trained to agree with the target's edges.
 
-    Differs from ``HTCMaskHead`` by one more training loss, ``loss_edge``, in every stage whose head it is; use
+    Differs from ``HTCMaskHead`` by one more training loss, ``loss_edge``, in every stage that uses it; use
     :class:`EdgeAgreementMaskHead` for Mask R-CNN and Cascade Mask R-CNN.
 
     Args:

@@ -11,13 +11,13 @@ class EdgeAgreementMaskHead(EdgeAgreementMixin, FCNMaskHead):
     """``FCNMaskHead`` that is also trained to agree with the target's edges.
 
     Differs from ``FCNMaskHead`` by one more training loss, ``loss_edge``; use ``FCNMaskHead`` for plain Mask R-CNN.
-    Parameters, state dict and predictions are those of ``FCNMaskHead``: checkpoints load either way, and inference
-    costs nothing more.
+    Parameters, state dict and predictions are those of ``FCNMaskHead``: checkpoints load both ways, and inference
+    costs the same.
 
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``FCNMaskHead``. Defaults to
-            ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``, the setting that this package recommends; a dict
-            given here replaces it as a whole.
+            ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``, which this package recommends; a dict replaces it
+            as a whole.
         **kwargs: The arguments of ``FCNMaskHead``.
 
     Example:

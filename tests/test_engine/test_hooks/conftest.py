@@ -37,7 +37,7 @@ class Model(BaseModel):
 
 
 class Given(BaseMetric):
-    """Gives the values it was told to, and draws from all generators meanwhile."""
+    """Returns the values that it is given, and draws from all generators meanwhile."""
 
     def __init__(self, values):
         super().__init__()
@@ -55,7 +55,7 @@ class Killed(BaseException):
 
 
 class KillHook(Hook):
-    """Kills the training after a step."""
+    """Kills the training run after an iteration."""
 
     priority = 'LOWEST'
 
@@ -72,12 +72,20 @@ def train(tmp_path):
     """Train a model of five numbers in a work dir; return its runner."""
 
     def run(
-        work_dir, epochs=0, steps=0, evaluate=None, values=(0,) * 99, checkpoint=None, hooks=None, kill=None, **more
+        work_dir,
+        epochs=0,
+        iterations=0,
+        evaluate=None,
+        values=(0,) * 99,
+        checkpoint=None,
+        hooks=None,
+        kill=None,
+        **more,
     ):
         torch.manual_seed(0)
         loader = dict(batch_size=2, num_workers=0, dataset=Numbers(), collate_fn=dict(type='pseudo_collate'))
         by_epoch = epochs > 0
-        loop = dict(by_epoch=True, max_epochs=epochs) if by_epoch else dict(by_epoch=False, max_iters=steps)
+        loop = dict(by_epoch=True, max_epochs=epochs) if by_epoch else dict(by_epoch=False, max_iters=iterations)
         runner = Runner(
             model=Model(),
             work_dir=str(tmp_path / work_dir),

@@ -23,7 +23,7 @@ from mmdet_edge.engine.hooks.edge_visualization_hook import (
     choose_rois,
     draw_rois,
     edge_maps,
-    restore_colours,
+    restore_colors,
     sample_rois,
 )
 
@@ -33,7 +33,7 @@ CASCADE = 'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
 HTC = 'htc/htc_r50_fpn_1x_coco.py'
 
 
-class Pictures:
+class Figures:
     """A visualizer that keeps what it gets."""
 
     def __init__(self):
@@ -57,11 +57,11 @@ def detector(name=MASK_RCNN, **mask_head):
 
 def fake_runner(model):
     data = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=[f'name {i}' for i in range(80)])))
-    return SimpleNamespace(model=model, iter=0, train_dataloader=data, visualizer=Pictures())
+    return SimpleNamespace(model=model, iter=0, train_dataloader=data, visualizer=Figures())
 
 
 def iterate(hook, runner, num_items=(3, 2), semantic=False):
-    """One iteration of a training, without the optimizer."""
+    """One iteration of a training run, without the optimizer."""
     hook.before_train_iter(runner, 0)
     torch.manual_seed(0)
     np.random.seed(0)
@@ -73,8 +73,8 @@ def iterate(hook, runner, num_items=(3, 2), semantic=False):
 
 
 def is_untouched(model):
-    heads = [m for m in model.modules() if 'loss_and_target' in vars(m)]
-    return not heads and not model._forward_hooks and not model._forward_pre_hooks
+    patched = [m for m in model.modules() if {'loss', 'loss_and_target'} & set(vars(m))]
+    return not patched and not model._forward_hooks and not model._forward_pre_hooks
 
 
 def start(model, **options):
@@ -106,7 +106,7 @@ def shapes(tmp_path_factory):
 
 
 def train(shapes, work_dir, *hooks):
-    """Three steps on generated images; the runner, its losses and its pictures."""
+    """Three iterations on synthetic images; the runner, its losses and its figures."""
     cfg = Config.fromfile(get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'))
     override_data_root(cfg, cfg.data_root, str(shapes))
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
@@ -126,16 +126,16 @@ def train(shapes, work_dir, *hooks):
 
 
 def test_draws_and_changes_nothing_about_the_training(shapes, tmp_path):
-    plain, plain_losses, no_pictures = train(shapes, tmp_path / 'plain')
-    hooked, hooked_losses, pictures = train(
+    plain, plain_losses, no_figures = train(shapes, tmp_path / 'plain')
+    hooked, hooked_losses, figures = train(
         shapes, tmp_path / 'hooked', dict(type='EdgeVisualizationHook', interval=2, num_rois=3)
     )
     assert hooked_losses == plain_losses and len(plain_losses['train/loss_edge']) == 3
     for name, weight in plain.model.state_dict().items():
         assert torch.equal(hooked.model.state_dict()[name], weight), name
-    assert not no_pictures
-    assert [p.name for p in pictures] == ['edges_1.png', 'edges_2.png']
-    height, width, _ = imread(str(pictures[0])).shape
+    assert not no_figures
+    assert [p.name for p in figures] == ['edges_1.png', 'edges_2.png']
+    height, width, _ = imread(str(figures[0])).shape
     assert 500 < height < 900 and 1000 < width < 1500
     assert is_untouched(hooked.model)
 
@@ -153,21 +153,23 @@ def test_draws_and_changes_nothing_about_the_training(shapes, tmp_path):
 )
 def test_heads(name, options, monkeypatch):
     drawn = []
-    monkeypatch.setattr(MODULE, 'draw_rois', lambda samples, **more: drawn.append((samples, more)) or 'picture')
+    monkeypatch.setattr(MODULE, 'draw_rois', lambda samples, **more: drawn.append((samples, more)) or 'figure')
     model = detector(name, **options)
     without = copy.deepcopy(model)
     hook, runner = start(model, num_rois=3)
     head = model.roi_head.mask_head
     last = head[-1] if isinstance(head, torch.nn.ModuleList) else head
-    heard = []
+    targets_seen = []
     get_targets = last.get_targets
-    monkeypatch.setattr(last, 'get_targets', lambda **kwargs: heard.append(get_targets(**kwargs)) or heard[-1])
+    monkeypatch.setattr(
+        last, 'get_targets', lambda **kwargs: targets_seen.append(get_targets(**kwargs)) or targets_seen[-1]
+    )
 
     losses = iterate(hook, runner, semantic=name == HTC)
-    assert runner.visualizer.added == [('edges', 'picture', 1)]
+    assert runner.visualizer.added == [('edges', 'figure', 1)]
     ((samples, more),) = drawn
     # Of the last stage.
-    assert all((heard[0] == target).all(-1).all(-1).any() for target in samples.targets)
+    assert all((targets_seen[0] == target).all(-1).all(-1).any() for target in samples.targets)
     assert samples.probs.shape == samples.targets.shape == (3, 28, 28)
     assert samples.crops.shape == (3, 112, 112, 3) and samples.crops.dtype == torch.uint8
     assert not samples.probs.requires_grad and ((samples.probs > 0) & (samples.probs < 1)).all()
@@ -182,12 +184,12 @@ def test_heads(name, options, monkeypatch):
     assert is_untouched(model)
 
 
-def test_interval_counts_from_the_start_of_the_training():
+def test_interval_counts_from_the_start_of_training():
     hook, runner = start(detector(), interval=3, num_rois=1)
     for _ in range(4):
         iterate(hook, runner)
     assert [step for _, _, step in runner.visualizer.added] == [1, 3]
-    # A resumed training draws at once, too.
+    # A resumed run draws at once, too.
     runner.iter = 100
     hook.before_train(runner)
     iterate(hook, runner)
@@ -228,7 +230,7 @@ def test_a_failed_iteration_leaves_nothing_behind(monkeypatch):
     assert is_untouched(model) and len(runner.visualizer.added) == 1
 
 
-def test_only_the_first_process_draws(monkeypatch):
+def test_only_rank_0_draws(monkeypatch):
     monkeypatch.setattr(MODULE, 'is_main_process', lambda: False)
     hook, runner = start(detector())
     hook.before_train_iter(runner, 0)
@@ -280,19 +282,19 @@ def test_sample_rois():
     assert sample_rois(image, SimpleNamespace(), preds[:0], targets[:0], [sampled([])], 4) is None
 
 
-def test_restore_colours():
+def test_restore_colors():
     pixels = torch.randint(0, 256, (3, 8, 8)).byte()
     mean, std = [103.5, 116.3, 123.7], [57.4, 57.1, 58.4]
     for options in ({}, dict(bgr_to_rgb=True), dict(bgr_to_rgb=True, mean=mean, std=std), dict(mean=mean, std=std)):
         preprocessor = MODELS.build(dict(type='DetDataPreprocessor', **options))
         inputs = preprocessor(dict(inputs=[pixels], data_samples=None))['inputs']
-        assert torch.allclose(restore_colours(inputs, preprocessor)[0], pixels.flip(0).float(), atol=1e-3)
+        assert torch.allclose(restore_colors(inputs, preprocessor)[0], pixels.flip(0).float(), atol=1e-3)
 
 
 def test_edge_maps():
     target = torch.zeros(1, 9, 12)
     target[:, :, 5:] = 1
-    # A straight unit step answers Sobel with 4 on either side; the frame is an edge too with zero padding.
+    # Sobel responds to a straight unit step with 4 on either side; the border is an edge too with zero padding.
     edges, same, residual = edge_maps(target, target, padding_mode='replicate')
     assert edges[0, 4].tolist() == same[0, 4].tolist() == [0, 0, 0, 0, 4, 4, 0, 0, 0, 0, 0, 0]
     assert not residual.any()
@@ -309,19 +311,19 @@ def test_edge_maps():
     assert residual.square().mean().item() / 3 == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_picture_has_a_row_per_roi():
+def test_figure_has_a_row_per_roi():
     targets = torch.zeros(2, 28, 28)
     targets[:, 8:20, 8:20] = 1
     probs = targets.clone()
     probs[1] *= 0.3
     samples = RoISamples(torch.full((2, 112, 112, 3), 128).byte(), torch.tensor([0, 7]), targets, probs)
-    picture = draw_rois(samples, classes=('a',), title='t')
-    assert picture.dtype == np.uint8 and picture.ndim == 3
+    figure = draw_rois(samples, classes=('a',), title='t')
+    assert figure.dtype == np.uint8 and figure.ndim == 3
     one_row = draw_rois(RoISamples(*(value[:1] for value in vars(samples).values())))
-    assert picture.shape[1] == one_row.shape[1] and picture.shape[0] > one_row.shape[0]
+    assert figure.shape[1] == one_row.shape[1] and figure.shape[0] > one_row.shape[0]
     # The residuals are in the last column: none in the first row, blue in the second, no red.
-    height, width, _ = picture.shape
-    residuals = picture[:, int(width * 0.86) : int(width * 0.98)].astype(int)
+    height, width, _ = figure.shape
+    residuals = figure[:, int(width * 0.86) : int(width * 0.98)].astype(int)
     blueness = (residuals[..., 2] - residuals[..., 0])[int(height * 0.25) :]
     first, second = np.array_split(blueness, 2)
     assert np.abs(first).max() < 20

@@ -108,7 +108,7 @@ def test_each_part_trains_from_its_iteration_on(tmp_path):
     _, weights = train(tmp_path)
     assert len(weights) == 7
     check_stages(weights)
-    # A first step without momentum of earlier ones: the gradient alone, clipped, with the weight decay.
+    # A first iteration without momentum of earlier ones: the gradient alone, clipped, with the weight decay.
     runner, weights2 = train(tmp_path / 'no_momentum', iterations=5)
     ours = weights[5]['backbone.layer1.weight'] - weights[4]['backbone.layer1.weight']
     assert torch.equal(ours, weights2[5]['backbone.layer1.weight'] - weights2[4]['backbone.layer1.weight'])
@@ -121,7 +121,7 @@ def test_without_stages_everything_trains(tmp_path):
 
 
 def test_until_the_first_stage_ends_only_the_head_counts(tmp_path):
-    """Two steps of the hook are two steps of a model whose backbone was frozen by hand."""
+    """Two iterations with the hook are two of a model with a frozen backbone."""
     model = Toy()
     torch.manual_seed(3)
     for parameter in model.parameters():
@@ -188,20 +188,20 @@ def test_two_processes(tmp_path):
 
 
 def test_wrong_options():
-    for value in (None, 3, ['backbone']):
+    for value in (None, 3, ['backbone'], {1: 1}):
         with pytest.raises(TypeError, match='unfreeze_at must be a dict'):
             StagedUnfreezeHook(value)
     with pytest.raises(ValueError, match='unfreeze_at is empty'):
         StagedUnfreezeHook({})
     for value in (2.0, '2', True, None):
-        with pytest.raises(TypeError, match=f"to integers, got 'backbone': {value!r}"):
+        with pytest.raises(TypeError, match=rf"unfreeze_at\['backbone'\] must be an integer, got {value!r}"):
             StagedUnfreezeHook({'backbone': value})
     for value in (0, -1):
-        with pytest.raises(ValueError, match=f"'backbone' would unfreeze at iteration {value}; give at least 1"):
+        with pytest.raises(ValueError, match=rf"unfreeze_at\['backbone'\] must be at least 1, got {value}"):
             StagedUnfreezeHook({'backbone': value})
 
 
-def test_a_prefix_of_nothing_is_told_before_the_first_iteration(tmp_path):
+def test_a_prefix_of_nothing_is_refused_before_the_first_iteration(tmp_path):
     def fails_with(match, model=None, **unfreeze_at):
         with pytest.raises(ValueError, match=match):
             train(
@@ -210,10 +210,10 @@ def test_a_prefix_of_nothing_is_told_before_the_first_iteration(tmp_path):
                 model=model,
             )
 
-    fails_with(r"'backbon' is the beginning of no parameter name; Toy has the parts .*'backbone', 'head'", backbon=2)
-    # Names are compared part by part: layer2 is not the beginning of layer20, nor 'lay' of layer1.
-    fails_with("'backbone.lay' is the beginning of no parameter", backbone__lay=2)
-    fails_with("'backbone.layer20' is the beginning of no parameter", backbone__layer20=2)
+    fails_with(r"'backbon' is the prefix of no parameter name; Toy has the parts .*'backbone', 'head'", backbon=2)
+    # Names are compared part by part: layer2 is not the prefix of layer20, nor 'lay' of layer1.
+    fails_with("'backbone.lay' is the prefix of no parameter", backbone__lay=2)
+    fails_with("'backbone.layer20' is the prefix of no parameter", backbone__layer20=2)
     model = Toy()
     model.backbone.requires_grad_(False)
     fails_with("'backbone' has only parameters that the model itself freezes", model, backbone=2)

@@ -20,14 +20,14 @@ def step(height=5, width=5, column=2):
     return mask
 
 
-# What each filter answers to a straight unit step, away from the border (PEERS: 4, 3, 0, 1, 3).
+# The largest response of each filter to a straight unit step, away from the border (PEERS: 4, 3, 0, 1, 3).
 @pytest.mark.parametrize(
     ('name', 'response'),
     [('sobel', 4), ('prewitt', 3), ('kayyali', 0), ('roberts', 1), ('laplacian', 3)],
 )
-def test_answer_to_a_straight_step(name, response):
-    answers = filter_masks(step(7, 8, 4), get_edge_kernels([name]))[0, :, 2:5, 2:6]
-    assert answers.abs().max() == response
+def test_response_to_a_straight_step(name, response):
+    responses = filter_masks(step(7, 8, 4), get_edge_kernels([name]))[0, :, 2:5, 2:6]
+    assert responses.abs().max() == response
 
 
 def test_sobel_by_hand():

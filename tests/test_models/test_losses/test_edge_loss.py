@@ -1,3 +1,4 @@
+import inspect
 import logging
 
 import pytest
@@ -137,6 +138,23 @@ def test_module_equals_function(options):
     assert torch.equal(EdgeLoss(**options)(pred, target), edge_loss(pred, target, **options))
 
 
+def test_module_and_function_have_the_same_options():
+    ours = inspect.signature(EdgeLoss).parameters
+    function = inspect.signature(edge_loss).parameters
+    assert list(function.values())[-len(ours) :] == list(ours.values())
+    weighted = list(inspect.signature(EdgeWeightedCrossEntropyLoss).parameters.values())
+    assert weighted[:-1] == list(ours.values()) and weighted[-1].name == 'temperature'
+
+
+def test_wrong_options_of_the_function():
+    with pytest.raises(ValueError, match='^edge_loss: exponent must be finite and at least 1, got 0.5'):
+        edge_loss(*masks(), exponent=0.5)
+    with pytest.raises(ValueError, match="^edge_loss: unknown edge filter 'sobl'.*did you mean 'sobel'"):
+        edge_loss(*masks(), filters='sobl')
+    with pytest.raises(ValueError, match='^edge_loss: target must have the shape'):
+        edge_loss(masks()[0], torch.zeros(3, 5, 5))
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @BOTH
 def test_half_precision_inputs(loss_class, dtype):
@@ -200,7 +218,7 @@ def test_registered_and_without_state():
     assert not list(loss.parameters()) and not list(loss.buffers())
 
 
-def test_says_that_it_is_on_once(caplog):
+def test_logs_once_that_it_is_on(caplog):
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_current_instance()
@@ -210,7 +228,7 @@ def test_says_that_it_is_on_once(caplog):
             loss = EdgeLoss(['sobel', 'laplacian'], exponent=1.5, smooth_target=True, loss_weight=3)
             loss.eval()
             assert not caplog.messages
-            # As a training loop does, before the first step and after each evaluation.
+            # As a training loop does, before the first iteration and after each evaluation.
             for _ in range(2):
                 loss.train()
                 loss(*masks())

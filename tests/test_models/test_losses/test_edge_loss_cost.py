@@ -38,7 +38,7 @@ def inputs(num=8, channels=3, size=28):
 @pytest.mark.parametrize('exponent', [1, 1.5, 2, 2.7, 3, 4, 5])
 @pytest.mark.parametrize('smooth_pred', [False, True])
 def test_the_fast_way_equals_the_mean_of_the_map(exponent, padding_mode, smooth_pred):
-    # instance_losses has its gradient by hand; the map's is autograd's.
+    # instance_losses has a custom backward; the gradient of the map is autograd's.
     loss = EdgeLoss(list(EDGE_FILTERS), exponent, smooth_pred, padding_mode=padding_mode)
     pred, target, _ = inputs(3, 1, 9)
     pred, target = pred[:, 0].detach().double().requires_grad_(), target.double()

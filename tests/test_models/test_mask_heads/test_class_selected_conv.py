@@ -1,8 +1,10 @@
 """Only the logits of each mask's own class: the same training, at less cost."""
 
 import copy
+import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmdet.models.losses import CrossEntropyLoss
@@ -15,6 +17,7 @@ from mmengine.runner import turn_on_activation_checkpointing
 from mmengine.utils import get_installed_path
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from mmdet_edge import EdgeAgreementHTCMaskHead, EdgeAgreementMaskHead
 from mmdet_edge.models.mask_heads.class_selected_conv import ClassSelectedConv2d, LazyLogits
@@ -33,7 +36,7 @@ def build(head_class, dtype=torch.float32, **options):
 
 
 def train(head, labels, dtype=torch.float32, check=True):
-    """Return logits, losses and gradients of one step."""
+    """Return logits, losses and gradients of one iteration."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(len(labels), 8, 7, 7, generator=generator, dtype=dtype).requires_grad_()
     targets = (torch.rand(len(labels), 14, 14, generator=generator) > 0.5).to(dtype)
@@ -58,8 +61,8 @@ def test_same_losses_and_gradients(head_class, labels, dtype, tolerance, class_a
     options = dict(class_agnostic=class_agnostic)
     logits, losses, gradients = train(build(head_class, dtype, **options), labels, dtype)
     expected_logits, expected_losses, expected = train(build(head_class, dtype, **options, **PLAIN), labels, dtype)
-    assert isinstance(logits, torch.Tensor if class_agnostic else LazyLogits)
-    assert isinstance(expected_logits, torch.Tensor)
+    assert type(logits) is (torch.Tensor if class_agnostic else LazyLogits)
+    assert type(expected_logits) is torch.Tensor
     assert list(losses) == list(expected_losses) == ['loss_mask', 'loss_edge']
     for name in losses:
         assert losses[name].item() == pytest.approx(expected_losses[name].item(), rel=min(tolerance, 1e-6))
@@ -87,18 +90,37 @@ def test_only_where_there_is_an_edge_loss_and_no_other_predictor():
     assert type(EdgeAgreementMaskHead(predictor_cfg=dict(type='Conv'), **SMALL).conv_logits) is not ClassSelectedConv2d
 
 
-def test_activation_checkpointing_trains_the_whole_head():
+@pytest.mark.parametrize('use_reentrant', [True, False])
+def test_activation_checkpointing_trains_the_whole_head(use_reentrant):
     expected = train(build(EdgeAgreementMaskHead, **PLAIN), [2, 0, 3])
     head = build(EdgeAgreementMaskHead)
-    turn_on_activation_checkpointing(nn.ModuleDict(dict(mask_head=head)), 'mask_head')
+    forward = head.forward
+    head.forward = lambda features: checkpoint(forward, features, use_reentrant=use_reentrant)
     _, losses, gradients = train(head, [2, 0, 3])
     assert losses['loss_mask'].item() == pytest.approx(expected[1]['loss_mask'].item(), rel=1e-6)
     for name, gradient in gradients.items():
         assert torch.allclose(gradient, expected[2][name], atol=1e-6), name
 
 
-def test_whoever_looks_first_does_not_cut_the_graph():
-    # EdgeVisualizationHook looks without gradients before Mask Scoring uses the same logits.
+def test_the_checkpointing_of_mmengine_trains_the_whole_head():
+    expected = train(build(EdgeAgreementMaskHead, **PLAIN), [2, 0, 3])[2]
+    head = build(EdgeAgreementMaskHead)
+    turn_on_activation_checkpointing(nn.ModuleDict(dict(mask_head=head)), 'mask_head')
+    gradients = train(head, [2, 0, 3])[2]
+    assert all(torch.allclose(gradient, expected[name], atol=1e-6) for name, gradient in gradients.items())
+
+
+def test_a_forward_without_gradients_keeps_the_next_ones_fast():
+    # As PreciseBN does, and a look while debugging.
+    head = build(EdgeAgreementMaskHead)
+    features = torch.randn(2, 8, 7, 7)
+    with torch.no_grad():
+        assert type(head(features)) is torch.Tensor
+    assert type(head(features)) is LazyLogits
+
+
+def test_a_first_access_without_gradients_does_not_cut_the_graph():
+    # EdgeVisualizationHook reads them without gradients before Mask Scoring uses the same logits.
     features = torch.randn(3, 8, 6, 5).requires_grad_()
     lazy = ClassSelectedConv2d(8, 4, 1)(features)
     with torch.no_grad():
@@ -107,27 +129,95 @@ def test_whoever_looks_first_does_not_cut_the_graph():
     assert features.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize('operation', [abs, lambda x: -x, lambda x: 2 * x, lambda x: x - 1, lambda x: x > 0, list])
-def test_operators(operation):
+@pytest.fixture
+def pair():
+    """Lazy logits, and the same as an ordinary tensor."""
     conv = ClassSelectedConv2d(8, 4, 1)
-    features = torch.randn(3, 8, 6, 5)
-    ours, expected = (operation(x) for x in (conv(features), nn.Conv2d.forward(conv, features)))
-    assert all(torch.equal(*pair) for pair in zip(ours, expected))
+    features = torch.randn(3, 8, 6, 5, generator=torch.Generator().manual_seed(0))
+    lazy = conv(features)
+    assert type(lazy) is LazyLogits
+    return lazy, nn.Conv2d.forward(conv, features)
 
 
-def test_whoever_asks_gets_all_logits():
-    # Mask Scoring indexes them, PointRend samples points of them, both while training.
-    conv = ClassSelectedConv2d(8, 4, 1)
-    features = torch.randn(3, 8, 6, 5)
-    lazy, expected = conv(features), nn.functional.conv2d(features, conv.weight, conv.bias)
-    assert isinstance(lazy, LazyLogits) and len(lazy) == 3 and lazy.shape == (3, 4, 6, 5) and lazy.size(0) == 3
+OPERATIONS = {
+    'abs': abs,
+    'neg': lambda x: -x,
+    'mul': lambda x: 2 * x,
+    'sub': lambda x: x - 1,
+    'floordiv': lambda x: x // 0.1,
+    'mod': lambda x: x % 0.1,
+    'matmul': lambda x: x @ x.mT,
+    'less': lambda x: x < 0,
+    'equal': lambda x: x == 0,
+    'not': lambda x: ~x.bool(),
+    'in': lambda x: (x.flatten()[3].item() in x, 100.0 in x),
+    'len': len,
+    'iterate': list,
+    'size': lambda x: (x.size(0), *x.shape),
+    # As Mask Scoring does while training.
+    'index': lambda x: x[range(3), torch.tensor([3, 0, 1])],
+    'method': lambda x: x.sigmoid(),
+    'function': lambda x: torch.cat([x, x]),
+    # As PointRend does while training.
+    'sample': lambda x: nn.functional.grid_sample(x, torch.ones(3, 2, 2, 2) / 3, align_corners=False),
+    'numpy': lambda x: np.asarray(x.detach()),
+    'copy': copy.copy,
+    'pickle': lambda x: pickle.loads(pickle.dumps(x)),
+    'deepcopy': lambda x: copy.deepcopy(x.detach()),
+}
+
+
+@pytest.mark.parametrize('operation', OPERATIONS.values(), ids=OPERATIONS)
+def test_what_a_tensor_can_do_is_done_with_all_logits(operation, pair):
+    ours, expected = map(operation, pair)
+    assert type(ours) is type(expected)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+def test_logits_changed_in_place_are_what_the_loss_gets(pair):
+    lazy, expected = pair
+    lazy[0] = 5.0
+    lazy += 1
     labels = torch.tensor([3, 0, 1])
-    assert torch.equal(lazy[range(3), labels], expected[range(3), labels])
-    assert torch.equal(lazy.sigmoid(), expected.sigmoid())
-    grid = torch.rand(3, 2, 2, 2)
-    assert torch.equal(*(nn.functional.grid_sample(x, grid, align_corners=False) for x in (lazy, expected)))
-    assert torch.equal(torch.cat([lazy, lazy]), torch.cat([expected, expected]))
-    assert torch.allclose(lazy.of_class(labels)[:, 0], expected[range(3), labels], atol=1e-6)
+    assert (lazy[0] == 6).all() and torch.equal(lazy[1:], expected[1:] + 1)
+    changed = ClassSelectedConv2d(8, 4, 1)(torch.randn(3, 8, 6, 5))
+    changed[0] = 5.0
+    assert (changed.of_class(labels)[0] == 5).all()
+    assert torch.equal(changed.of_class(labels)[:, 0], changed[range(3), labels])
+
+
+def test_one_class_equals_its_channel_of_all_logits(pair):
+    lazy, expected = pair
+    labels = torch.tensor([3, 0, 1])
+    torch.testing.assert_close(lazy.of_class(labels)[:, 0], expected[range(3), labels])
+
+
+def test_a_deep_copy_fails_as_that_of_any_tensor_with_a_graph(pair):
+    for logits in pair:
+        with pytest.raises(RuntimeError, match='Only Tensors created explicitly by the user'):
+            copy.deepcopy(logits)
+
+
+class Double(torch.autograd.Function):
+    """A function with a gradient of its own, as those of compiled extensions."""
+
+    @staticmethod
+    def forward(ctx, logits):
+        return 2 * logits
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+def test_what_torch_cannot_hand_to_us_is_refused():
+    # Without a word it would train without the gradient of the mask head.
+    conv, features = ClassSelectedConv2d(8, 4, 1), torch.randn(3, 8, 6, 5)
+    with pytest.raises(RuntimeError, match=r"logits of all classes, .*predictor_cfg=dict\(type='Conv'\)"):
+        Double.apply(conv(features)).sum().backward()
+    conv.register_full_backward_hook(lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"logits of all classes, .*predictor_cfg=dict\(type='Conv'\)"):
+        conv(features).sum().backward()
 
 
 class NeedsLabels(nn.Module):
@@ -166,7 +256,7 @@ class NeedsLabelsHead(FCNMaskHead):
 
 
 class NeedsLabelsEdgeHead(EdgeAgreementMixin, NeedsLabelsHead):
-    """Its twin, as docs/any_config.md says."""
+    """Its counterpart, as docs/any_config.md says."""
 
 
 def test_heads_of_a_user_get_all_logits():
@@ -174,7 +264,7 @@ def test_heads_of_a_user_get_all_logits():
     assert ours['loss_mask'].item() == pytest.approx(theirs['loss_mask'].item(), rel=1e-6) and ours['loss_mask'] > 1
 
 
-def test_a_sharded_weight_is_told():
+def test_a_sharded_weight_is_refused():
     conv = ClassSelectedConv2d(8, 4, 1)
     lazy = conv(torch.randn(3, 8, 6, 5))
     # As DeepSpeed's ZeRO-3 leaves it outside of the layer's own forward.
@@ -193,7 +283,7 @@ def test_without_a_look_at_the_values():
     assert losses['loss_edge'].shape == ()
 
 
-def test_autocast_of_the_head_holds_for_whoever_asks_later():
+def test_logits_needed_later_have_the_autocast_dtype_of_the_head():
     head = build(EdgeAgreementMaskHead)
     features = torch.randn(2, 8, 7, 7)
     with torch.autocast('cpu', torch.bfloat16):
@@ -209,7 +299,8 @@ def test_mask_scoring_gets_the_logits_of_all_classes(monkeypatch):
     cfg.roi_head.mask_head.type = 'EdgeAgreementMaskHead'
     model = MODELS.build(cfg).train()
     asked = []
-    monkeypatch.setattr(LazyLogits, '__getitem__', lambda self, index: asked.append(1) or self._all[index])
+    all_classes = LazyLogits.all_classes.func
+    monkeypatch.setattr(LazyLogits, 'all_classes', property(lambda self: asked.append(1) or all_classes(self)))
     data = demo_mm_inputs(2, [[3, 96, 96], [3, 96, 96]], num_items=[3, 0], with_mask=True)
     losses = model(**model.data_preprocessor(data, True), mode='loss')
     assert asked and losses['loss_mask_iou'].isfinite() and losses['loss_edge'] > 0

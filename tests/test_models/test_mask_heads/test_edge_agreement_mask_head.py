@@ -3,7 +3,9 @@ import inspect
 
 import pytest
 import torch
+from mmdet.models.losses import CrossEntropyLoss
 from mmdet.models.roi_heads.mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead
+from mmdet.registry import MODELS
 
 import mmdet_edge
 from mmdet_edge import (
@@ -126,18 +128,65 @@ def test_only_keywords():
     assert 'loss_edge' in inspect.signature(EdgeAgreementMaskHead).parameters
 
 
-def test_wrong_loss_edge_is_told_at_construction():
+def test_wrong_loss_edge_is_refused_at_construction():
     with pytest.raises(ValueError, match="did you mean 'sobel'"):
         EdgeAgreementMaskHead(loss_edge=dict(type='EdgeLoss', filters='sobl'), **SMALL)
 
 
-@pytest.mark.parametrize('loss', ['DiceLoss', 'MSELoss', 'L1Loss', 'FocalLoss'])
-def test_a_loss_that_would_take_the_labels_for_weights(loss):
+@pytest.mark.parametrize('option', ['loss_edge', 'loss_mask'])
+@pytest.mark.parametrize(
+    ('loss', 'third'),
+    [
+        *((dict(type=name), 'weight') for name in ('DiceLoss', 'MSELoss', 'L1Loss', 'FocalLoss', 'SmoothL1Loss')),
+        (dict(type='GHMC'), 'label_weight'),
+        (dict(type='SeesawLoss', num_classes=1), 'label_weights'),
+        (dict(type='GaussianFocalLoss'), 'pos_inds'),
+    ],
+    ids=lambda x: x['type'] if isinstance(x, dict) else x,
+)
+@pytest.mark.parametrize('head_class', [EdgeAgreementMaskHead, EdgeAgreementHTCMaskHead, EdgeAgreementSCNetMaskHead])
+def test_a_loss_that_would_take_the_labels_for_weights_is_refused(head_class, loss, third, option):
     # With one class all labels are 0: the loss would be off without a word.
-    with pytest.raises(TypeError, match=rf'called with \(pred, target, label\), got {loss}.*SumMaskLoss'):
-        EdgeAgreementMaskHead(loss_edge=dict(type=loss), **SMALL)
-    EdgeAgreementMaskHead(loss_edge=dict(type='SumMaskLoss', losses=[dict(type=loss)]), **SMALL)
-    EdgeAgreementMaskHead(loss_edge=dict(type='CrossEntropyLoss', use_mask=True), **SMALL)
+    message = rf'^{head_class.__name__}: {option} must be called with \(pred, target, label\), got {loss["type"]} with'
+    with pytest.raises(TypeError, match=rf'{message} .*, {third}\)\. Wrap it.*SumMaskLoss'):
+        head_class(**{option: loss}, **SMALL)
+
+
+@pytest.mark.parametrize('option', ['loss_edge', 'loss_mask'])
+@pytest.mark.parametrize('use_sigmoid', [False, True])
+def test_a_cross_entropy_that_is_not_of_masks_is_refused(use_sigmoid, option):
+    loss = dict(type='CrossEntropyLoss', use_sigmoid=use_sigmoid)
+    with pytest.raises(TypeError, match=rf'{option} must be called .*\(cls_score, label, weight\)\. Set use_mask=True'):
+        EdgeAgreementMaskHead(**{option: loss}, **SMALL)
+
+
+@pytest.mark.parametrize('option', ['loss_edge', 'loss_mask'])
+@pytest.mark.parametrize(
+    'loss',
+    [
+        dict(type='SumMaskLoss', losses=[dict(type='DiceLoss')]),
+        dict(type='CrossEntropyLoss', use_mask=True),
+        dict(type='EdgeWeightedCrossEntropyLoss'),
+    ],
+    ids=lambda loss: loss['type'],
+)
+def test_a_loss_that_takes_the_labels_trains_a_head_of_one_class(loss, option, head_inputs):
+    head = EdgeAgreementMaskHead(**{option: loss}, **{**SMALL, 'num_classes': 1})
+    assert head.loss_and_target(**head_inputs([0, 0], channels=1))['loss_mask'][option] > 0
+
+
+class AnyArguments(CrossEntropyLoss):
+    def forward(self, *args):
+        return super().forward(*args)
+
+
+def test_a_loss_with_any_arguments_may_take_the_labels(monkeypatch):
+    monkeypatch.setitem(MODELS.module_dict, 'AnyArguments', AnyArguments)
+    EdgeAgreementMaskHead(loss_mask=dict(type='AnyArguments', use_mask=True), **SMALL)
+
+
+def test_the_dice_loss_of_queryinst_has_a_call_of_its_own():
+    EdgeAgreementDynamicMaskHead(loss_mask=dict(type='DiceLoss'), **SMALL)
 
 
 def test_a_loss_for_each_mask():
