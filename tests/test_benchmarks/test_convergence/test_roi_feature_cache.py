@@ -59,7 +59,7 @@ def test_validation_part_measures_what_the_detectors_evaluation_does(cached, det
         assert values[f'mask_branch/{name}'] == pytest.approx(expected[name], rel=0.03), name
 
 
-def test_validation_part_is_the_true_boxes(cached, detector_cfg, detector, val_dataset):
+def test_validation_part_is_the_ground_truth_boxes(cached, detector_cfg, detector, val_dataset):
     model, _ = detector
     dataset = RoIFeatureDataset(str(cached / 'val'))
     samples = [item['data_samples'] for item in val_dataset]
@@ -100,7 +100,9 @@ def test_training_part_is_what_the_mask_head_would_be_trained_on(detector_cfg, d
         return model
 
     monkeypatch.setattr(roi_feature_cache.MODELS, 'build', build_and_watch)
-    cache_roi_features(detector_cfg, detector[1], tmp_path, NUM_TRAIN, 1, jitter)
+    fractions = []
+    cache_roi_features(detector_cfg, detector[1], tmp_path, NUM_TRAIN, 1, jitter, fractions.append)
+    assert fractions == sorted(fractions) and fractions[-2:] == [NUM_TRAIN / (NUM_TRAIN + 1), 1]
     dataset = RoIFeatureDataset(str(tmp_path / 'train'))
     assert len(dataset) == NUM_TRAIN and dataset.features.shape == (NUM_TRAIN, 64, 14, 14)
     assert dataset.targets.dtype == bool and dataset.targets.shape == (NUM_TRAIN, 28, 28)
@@ -116,7 +118,7 @@ def test_training_part_is_what_the_mask_head_would_be_trained_on(detector_cfg, d
     assert torch.equal(
         torch.cat(rois[: len(found)])[:NUM_TRAIN, 1:], torch.cat([r.pos_priors for r in sampled])[:NUM_TRAIN]
     )
-    # Proposals of an untrained RPN are somewhere; the sampler adds the true boxes themselves.
+    # Proposals of an untrained RPN are somewhere; the sampler adds the ground-truth boxes themselves.
     priors, boxes = (torch.cat([getattr(r, name) for r in sampled]) for name in ('pos_priors', 'pos_gt_bboxes'))
     shifts = ((priors - boxes).abs() / (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)).amax(1)
     assert (shifts == 0).sum() > 0 and (shifts > 0.01).sum() > 0
@@ -125,7 +127,7 @@ def test_training_part_is_what_the_mask_head_would_be_trained_on(detector_cfg, d
     assert sum(len(part) for part in found[:-1]) < NUM_TRAIN
 
 
-def test_training_part_goes_over_the_images_again(detector_cfg, detector, tmp_path):
+def test_training_part_repeats_the_images(detector_cfg, detector, tmp_path):
     """Also with a loader that ends after each epoch, as in configs that train by epochs."""
     detector_cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
     # At most 2 positive RoIs of each of the 4 images.
@@ -150,7 +152,7 @@ def test_jittered_boxes():
     assert shifts.mean(0).abs().max() < 0.02
     assert torch.corrcoef(shifts.T).fill_diagonal_(0).abs().max() < 0.2
     assert torch.equal(proposals.scores, torch.ones(400))
-    # The true boxes are still there.
+    # The ground-truth boxes did not change.
     assert sample.gt_instances.bboxes is boxes and boxes[0].tolist() == [20, 30, 40, 70]
 
 
