@@ -1,4 +1,4 @@
-"""A mask head alone, on RoI features that were computed before."""
+"""A mask head alone, on cached RoI features."""
 
 from typing import Any, Union
 
@@ -25,13 +25,13 @@ class MaskBranch(BaseModel):
     def __init__(self, mask_head: ConfigType) -> None:
         super().__init__()
         self.mask_head = MODELS.build(mask_head)
-        # The only thing that the head would need images for.
+        # The head would need the images only for its targets.
         self.mask_head.get_targets = lambda **_: self._targets
 
     def forward(
         self, features: Tensor, targets: Tensor, labels: Tensor, mode: str = 'tensor'
     ) -> Union[dict[str, Tensor], list[dict[str, Tensor]], Tensor]:
-        """Compute the logits and what ``mode`` asks for.
+        """Compute the logits, and the losses or predictions from them.
 
         Args:
             features (Tensor): Shape (N, C, h, w).

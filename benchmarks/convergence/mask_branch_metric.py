@@ -1,4 +1,4 @@
-"""The measures of the mask branch, as a metric."""
+"""The metrics of the mask branch, as an evaluator of mmengine."""
 
 from collections.abc import Sequence
 from typing import Any

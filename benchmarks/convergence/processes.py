@@ -24,7 +24,7 @@ from .run_config import without_evaluation
 
 DIST_TRAIN = Path(__file__).parents[2] / 'tools' / 'dist_train.sh'
 
-# A forked child has the libraries loaded already; loading them takes as long as a short training of a mask head. But it
+# A forked child has the libraries loaded already; loading them takes as long as a short run of a mask head. But it
 # cannot use CUDA, which its parent has initialized.
 PROCESSES: Any = multiprocessing.get_context('spawn' if torch.cuda.is_available() else 'fork')
 
@@ -110,7 +110,7 @@ def train(config: Path, gpus: int) -> None:
         use_safe_checkpoints(cfg)
         build_runner(cfg).train()
     else:
-        # Not by exec, which would close the pipe whose end tells the parent that the run has ended.
+        # Not by exec, which would close the pipe by which the parent notices that the run has ended.
         sys.exit(subprocess.call(['bash', str(DIST_TRAIN), str(config), str(gpus), '--resume']))
 
 

@@ -1,4 +1,4 @@
-"""Caching what a trained detector hands to its mask head.
+"""Caching the inputs and targets of the mask head of a trained detector.
 
 Shape letters as in roi_feature_dataset.py.
 """

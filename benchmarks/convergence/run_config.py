@@ -121,7 +121,7 @@ def set_budget(cfg: Config, budget: int) -> None:
     # More evaluations at certain iterations of the old schedule.
     cfg.train_cfg.pop('dynamic_intervals', None)
     if cfg.default_hooks.get('logger'):
-        # A run that logs no training has no result.
+        # A run without a logged iteration has no result.
         cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), budget)
     if cfg.default_hooks.get('checkpoint'):
         cfg.default_hooks.checkpoint.interval = budget

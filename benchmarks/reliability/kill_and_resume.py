@@ -75,7 +75,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--kills', type=int, default=30, help='number of faults (default: 30)')
     parser.add_argument('--steps', type=int, help='training iterations (default: 10, and 2 for each fault)')
     parser.add_argument('--workers', type=int, default=0, help='dataloader workers (default: 0)')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the moments, not of the training (default: 0)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the moments of the faults (default: 0)')
     parser.add_argument('--work-dir', type=Path, default='work_dirs/kill_and_resume', help='(default: %(default)s)')
     args = parser.parse_args()
     args.steps = args.steps or 2 * args.kills + 10

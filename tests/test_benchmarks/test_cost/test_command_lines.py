@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdet_edge.datasets import make_shapes_dataset
 from mmdet_edge.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -96,8 +97,6 @@ def test_mask_branch_of_queryinst(run):
 
 
 def test_whole_step(run, tmp_path):
-    from mmdet_edge.datasets import make_shapes_dataset
-
     make_shapes_dataset(str(tmp_path / 'shapes'), num_train=2, num_val=1, size=96)
     options = ['--data-root', tmp_path / 'shapes', '--batches', 2, '--repeats', 1, '--threads', 1]
     result = run('step', SMALL, *options, '--trace', tmp_path / 'trace.txt')

@@ -1,4 +1,4 @@
-"""What takes long: `make soak`, or `make soak STEPS=100 KILLS=7` to see that it works."""
+"""Long tests: `make soak`, or `make soak STEPS=100 KILLS=7` to see that it works."""
 
 import os
 import subprocess
