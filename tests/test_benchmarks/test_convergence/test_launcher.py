@@ -52,7 +52,7 @@ def write_results(launcher, *lines):
             file.write(json.dumps(record) + '\n')
 
 
-def test_at_least_one_job(tmp_path):
+def test_there_must_be_at_least_one_job(tmp_path):
     with pytest.raises(UserError, match='at least 1 training run at a time, got 0'):
         Launcher(make(tmp_path).spec, tmp_path / 'results.jsonl', tmp_path, jobs=0)
 
@@ -126,7 +126,7 @@ END = dict(loss=1.0, lr=0.1, step=60), {MIOU: 0.5, 'time': 1.0, 'step': 0}
         ('same', 'iter_60.pth', END, True),
     ],
 )
-def test_what_is_deleted_of_an_earlier_call(tmp_path, stamp, checkpoint, lines, stays):
+def test_a_work_dir_that_cannot_be_resumed_is_deleted(tmp_path, stamp, checkpoint, lines, stays):
     launcher, folder = make(tmp_path), tmp_path / 'run'
     write_log(folder, *lines)
     (folder / checkpoint).touch()
@@ -149,12 +149,12 @@ def test_what_is_deleted_of_an_earlier_call(tmp_path, stamp, checkpoint, lines, 
     ],
     ids=['evaluated', 'killed', 'diverged', 'earlier', 'other metric'],
 )
-def test_metrics_of_a_run(tmp_path, lines, expected):
+def test_metrics_are_those_of_the_end(tmp_path, lines, expected):
     write_log(tmp_path / 'run', *lines)
     assert make(tmp_path)._read_metrics(tmp_path / 'run') == expected
 
 
-def test_metrics_of_a_run_that_logged_nothing(tmp_path):
+def test_a_run_that_logged_nothing_has_no_metrics(tmp_path):
     assert make(tmp_path)._read_metrics(tmp_path) is None
 
 
@@ -215,7 +215,7 @@ def test_a_result_names_its_pretrained_weights(tmp_path, monkeypatch):
     assert line['pretrained_sha256'] == hashlib.sha256(b'weights').hexdigest()[:16]
 
 
-def test_pretrained_weights_that_cannot_be_used(tmp_path):
+def test_pretrained_weights_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(UserError, match=r'weights not found: .*absent\.pth'):
         make(tmp_path, pretrained=str(tmp_path / 'absent.pth'))
     (tmp_path / 'weights.pth').touch()

@@ -51,7 +51,7 @@ def rates(**values):
         (rates(r1=(0.5,), r2=(0.5,)), IOU, 0.01),
     ],
 )
-def test_tuned_learning_rate(results, metric, best):
+def test_tuned_learning_rate_is_the_best_of_those_that_do_not_diverge(results, metric, best):
     assert tuned_rate(results, metric=metric) == best
 
 
@@ -187,7 +187,7 @@ def test_the_speed_up_uses_the_tuned_rates():
     assert speed_up(results, 40).mean == pytest.approx(2)
 
 
-def test_rows_at_equal_iterations(results):
+def test_equal_iterations_compares_what_has_a_run_at_the_budget(results):
     rows = {row.setting: row for row in study(results).equal_iterations(40)}
     # The baseline first, the others as in the file; 'longer' has no run at this budget.
     assert list(rows) == ['base', 'edge', 'mixed', 'one|[b]', 'lost']
@@ -209,7 +209,7 @@ def test_rows_at_equal_iterations(results):
     assert (base.learning_rate, base.values) == (None, {IOU: {}, BCE: {}}) and longer.differences[IOU] is None
 
 
-def test_budgets_and_settings_with_several(results):
+def test_own_schedule_comes_last_and_counts_as_no_budget(results):
     results = [
         *curve('two', 0, (0.1, 0.2), (40, 20)),
         run('base', None, 0, 0.1),
@@ -233,12 +233,12 @@ def test_budgets_and_settings_with_several(results):
         (dict(results=[]), "no run has the setting 'base'; there are: none"),
     ],
 )
-def test_unknown_names(results, changes, message):
+def test_unknown_names_are_an_error(results, changes, message):
     with pytest.raises(UserError, match=message):
         study(**{'results': results, **changes})
 
 
-def test_unknown_budget(results):
+def test_an_unknown_budget_is_an_error(results):
     with pytest.raises(UserError, match='no run has the budget 41; there are: 40, 80'):
         study(results).equal_iterations(41)
 

@@ -27,7 +27,7 @@ def study(results, baseline='base', metrics=(IOU, BCE)):
     return Study(results, baseline, metrics, tuning_metric=IOU)
 
 
-def test_markdown(results):
+def test_markdown_table_of_equal_iterations(results):
     text = equal_iterations_markdown(study(results), 40)
     assert text.splitlines() == [
         '| setting | learning rate | seeds | mask IoU | difference [95 % interval] | mask BCE (lower is better) '
@@ -67,7 +67,7 @@ def printed(table):
     return console.file.getvalue()
 
 
-def test_rich_table(results):
+def test_terminal_shows_better_in_green_and_worse_in_red(results):
     text = printed(make_table(study(results), 40))
     assert 'End of 40 iterations; learning rates tuned by mask IoU' in text and 'one|[b]' in text
     # Less BCE is better, too.
@@ -77,7 +77,7 @@ def test_rich_table(results):
     assert worse.count('\x1b[31m') == 2 and '\x1b[32m' not in worse
 
 
-def test_speed_up_markdown():
+def test_markdown_table_of_speed_ups():
     results = [
         *(run('base', 20, seed, iou) for seed, iou in enumerate((0.3, 0.31, 0.32))),
         *(run('base', 40, seed, iou) for seed, iou in enumerate((0.5, 0.51, 0.52))),
@@ -115,7 +115,7 @@ def draw(path, *args):
     return imread(str(path), channel_order='rgb')
 
 
-def test_figure(tmp_path):
+def test_figure_has_a_panel_for_each_metric_and_a_line_for_each_setting(tmp_path):
     rng = np.random.default_rng(0)
     metrics = [IOU, BCE, 'coco/segm_mAP', 'coco/boundary_mAP']
     results = [run('base', None, 0, 0.9)]

@@ -63,12 +63,12 @@ def test_the_last_line_of_a_run_counts_and_a_broken_last_line_is_skipped(tmp_pat
     assert read_results(write(tmp_path / 'empty.jsonl')) == []
 
 
-def test_a_file_that_does_not_exist(tmp_path):
+def test_a_file_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(UserError, match=r'there are no results yet: .*none\.jsonl does not exist'):
         read_results(tmp_path / 'none.jsonl')
 
 
-def test_values_that_say_nothing_are_dropped(tmp_path):
+def test_meaningless_values_are_dropped(tmp_path):
     metrics = {IOU: math.nan, BCE: math.inf, 'coco/segm_mAP': -1.0, 'coco/bbox_mAP': 0.0}
     (found,) = read_results(write(tmp_path / 'a.jsonl', record(metrics=metrics)))
     assert found.metrics == {'coco/bbox_mAP': 0.0}
@@ -97,6 +97,6 @@ def test_damaged_lines_are_named(tmp_path, line, message):
         read_results(path)
 
 
-def test_a_last_line_that_is_whole_but_wrong_is_an_error(tmp_path):
+def test_a_complete_last_line_that_is_wrong_is_an_error(tmp_path):
     with pytest.raises(UserError, match='line 2: lacks budget'):
         read_results(write(tmp_path / 'a.jsonl', record(), without('budget')))

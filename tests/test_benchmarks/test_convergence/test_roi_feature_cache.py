@@ -1,4 +1,4 @@
-"""What is cached of a detector: features, targets and labels of training and validation RoIs."""
+"""The cache of a detector: features, targets and labels of training and validation RoIs."""
 
 import json
 import shutil
@@ -136,7 +136,7 @@ def test_training_part_repeats_the_images(detector_cfg, detector, tmp_path):
     assert len(RoIFeatureDataset(str(tmp_path / 'train'))) == 20
 
 
-def test_jittered_boxes():
+def test_jitter_moves_each_side_on_its_own():
     boxes = torch.tensor([[10.0, 20, 30, 60], [0, 0, 8, 4]]).repeat(200, 1)
     # Away from the border of the image.
     boxes += 10
@@ -190,7 +190,7 @@ def empty_images(shapes_folder, folder, image_ids):
 
 @pytest.mark.parametrize('batch_size', [1, 3])
 @pytest.mark.parametrize('empty', [{0}, {1, 2}])
-def test_images_without_instances(detector_cfg, detector, shapes_folder, tmp_path, batch_size, empty):
+def test_images_without_instances_are_skipped(detector_cfg, detector, shapes_folder, tmp_path, batch_size, empty):
     number = empty_images(shapes_folder, tmp_path / 'data', empty)
     detector_cfg.val_dataloader.batch_size = batch_size
     detector_cfg.val_dataloader.dataset.data_root = str(tmp_path / 'data')
@@ -198,7 +198,7 @@ def test_images_without_instances(detector_cfg, detector, shapes_folder, tmp_pat
     assert len(RoIFeatureDataset(str(tmp_path / 'val'))) == number > 0
 
 
-def test_no_instance_at_all(detector_cfg, detector, shapes_folder, tmp_path):
+def test_validation_data_without_an_instance_is_an_error(detector_cfg, detector, shapes_folder, tmp_path):
     empty_images(shapes_folder, tmp_path / 'data', {0, 1, 2})
     detector_cfg.val_dataloader.dataset.data_root = str(tmp_path / 'data')
     with pytest.raises(ValueError, match='the validation data have no instance'):
@@ -206,7 +206,7 @@ def test_no_instance_at_all(detector_cfg, detector, shapes_folder, tmp_path):
     assert not (tmp_path / 'val').exists()
 
 
-def test_wrong_models(detector_cfg, detector, tmp_path):
+def test_models_without_one_mask_head_are_refused(detector_cfg, detector, tmp_path):
     _, checkpoint = detector
     theirs = f'{get_installed_path("mmdet")}/.mim/configs/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
     cfg = detector_cfg.copy()
@@ -222,7 +222,7 @@ def test_wrong_models(detector_cfg, detector, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_of_another_detector(detector_cfg, detector, tmp_path):
+def test_weights_of_another_detector_are_refused(detector_cfg, detector, tmp_path):
     model, checkpoint = detector
     # Not that only some of the weights are loaded, and the features are those of a random detector.
     detector_cfg.model.roi_head.mask_head.num_convs = 5

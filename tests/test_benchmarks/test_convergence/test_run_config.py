@@ -1,4 +1,4 @@
-"""The config of a run: what of the detector's it keeps, and how a budget changes it."""
+"""The config of a run: what it keeps of the detector's, and how a budget changes it."""
 
 import copy
 import functools
@@ -100,7 +100,7 @@ def test_full_run_is_the_config_with_the_runs_own_values():
     cfg = make_run_config(full, RunKey('other', 60, 0.5, 4), options)
     expected = read()
     expected.optim_wrapper.clip_grad.max_norm = 3
-    # A setting goes before what is meant for all runs, and the run's rate before that of the setting.
+    # A setting overrides the options for all runs, and the run's rate overrides that of the setting.
     expected.model.backbone.depth = 50
     expected.optim_wrapper.optimizer.lr = 0.5
     expected.randomness = dict(seed=4)
@@ -216,7 +216,7 @@ def test_features_are_placed(tmp_path):
 
 
 @pytest.mark.parametrize('options', [{'train_cfg.max_iters.x': 1}, {'param_scheduler.x': 1}])
-def test_options_that_do_not_fit_the_config(options):
+def test_options_that_do_not_fit_the_config_are_named(options):
     with pytest.raises(UserError, match='options .* do not fit the config'):
         make_detector_config(spec(), options)
 

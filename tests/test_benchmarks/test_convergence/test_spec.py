@@ -1,4 +1,4 @@
-"""Specs of benchmarks: reading, checking, which runs they ask for, and what tells two configs apart."""
+"""Specs of benchmarks: reading, checking, which runs they ask for, and the identity of a run."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def result(setting='baseline', budget=60, rate=0.02, seed=0, value=0.5):
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-def test_specs_of_the_repository(path):
+def test_specs_of_the_repository_can_be_run(path):
     read = read_spec(path)
     assert read.name == path.stem and read.tuning_metric == read.metrics[0]
     for setting in read.settings.values():
@@ -57,7 +57,7 @@ def test_specs_of_the_repository(path):
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-def test_settings_of_the_repository(path, tried_edge_losses):
+def test_settings_of_the_repository_can_be_built_and_differ(path, tried_edge_losses):
     """Each setting fits its budgets and has no option that its mask head does not take."""
     read = read_spec(path)
     budgets = {name: set() for name in read.settings}
@@ -77,11 +77,11 @@ def test_settings_of_the_repository(path, tried_edge_losses):
     assert len(set(texts)) == len(texts)
 
 
-def test_there_are_specs():
+def test_the_repository_has_specs():
     assert len(FILES) >= 2
 
 
-def test_reading_a_spec(tmp_path):
+def test_a_spec_is_read_and_its_fields_are_checked(tmp_path):
     text = '\n'.join(f'{key} = {value!r}' for key, value in FIELDS.items())
     path = tmp_path / 'mine.py'
     path.write_text(text + '\n_helper = 3\n')
@@ -98,7 +98,7 @@ def test_reading_a_spec(tmp_path):
 
 
 @pytest.mark.parametrize('content, message', [(None, 'other.py'), ('settings = (', 'never closed')])
-def test_a_spec_that_cannot_be_read(tmp_path, content, message):
+def test_a_spec_that_cannot_be_read_is_named(tmp_path, content, message):
     if content:
         (tmp_path / 'other.py').write_text(content)
     with pytest.raises(UserError, match=rf'other\.py is no spec that can be read: .*{message}'):
@@ -132,7 +132,7 @@ def test_a_spec_that_cannot_be_read(tmp_path, content, message):
         ),
     ],
 )
-def test_mistakes(changes, message):
+def test_a_mistake_in_a_spec_is_named(changes, message):
     with pytest.raises(UserError, match=message):
         spec(**changes)
 
@@ -147,7 +147,7 @@ def test_mistakes(changes, message):
         ),
     ],
 )
-def test_configs_that_do_not_exist(changes, message):
+def test_a_config_that_does_not_exist_is_named(changes, message):
     with pytest.raises(UserError, match=message):
         spec(**changes)
 
@@ -291,6 +291,7 @@ def test_hash_depends_on_the_default_of_the_edge_loss(monkeypatch):
     written_out = dict(type='EdgeAgreementMaskHead', loss_edge=dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0))
     cfg_options = {'model.roi_head.mask_head': written_out}
     key = RunKey('edge', 60, 0.02, 0)
-    assert config_hash(
-        make_run_config(spec(settings=dict(baseline={}, edge=dict(cfg_options=cfg_options))), key, {})
-    ) == (reference)
+    assert (
+        config_hash(make_run_config(spec(settings=dict(baseline={}, edge=dict(cfg_options=cfg_options))), key, {}))
+        == reference
+    )

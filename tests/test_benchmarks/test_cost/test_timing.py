@@ -16,7 +16,7 @@ def test_runs_in_turn_and_leaves_out_the_first(monkeypatch):
     assert seconds == {'a': [1.0] * 3, 'b': [1.0] * 3}
 
 
-def test_ratio_by_hand():
+def test_ratio_is_the_median_with_its_interval():
     ratio = time_ratio([2.0, 3.0, 40.0], [1.0, 1.0, 10.0])
     assert ratio.median == 3
     # The median of a sample of three can be any of the three.
@@ -70,5 +70,5 @@ def test_peak_memory_on_a_gpu(cuda):
     ]  # fmt: skip
 
 
-def test_describes_the_machine():
+def test_the_description_of_the_machine_names_the_version():
     assert f'torch {torch.__version__}' in describe_machine()
