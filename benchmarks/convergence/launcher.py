@@ -201,6 +201,7 @@ class Launcher:
         cfg.work_dir = str(self.work_dir / key.folder)
         if self.spec.protocol == 'mask-branch':
             place_features(cfg, self.work_dir / 'features')
+            cfg.val_evaluator.scores_file = str(Path(cfg.work_dir, 'scores.npz'))
         else:
             self._place_files(cfg)
         # Resumes from the latest checkpoint, if an earlier call was interrupted.
