@@ -1,6 +1,6 @@
-"""The benchmark of convergence: many trainings of several settings, from one spec.
+"""The convergence benchmark: training runs of several settings, seeds and budgets, from one spec.
 
-Not imported by ``mmdet_edge``: the configs that need it name it in their ``custom_imports``.
+``mmdet_edge`` does not import it: the configs of mask-branch runs name it in their ``custom_imports``.
 """
 
 from .mask_branch import MaskBranch

@@ -1,20 +1,16 @@
-"""Running what a benchmark is missing, several trainings at a time."""
+"""Running what a benchmark is missing, several training runs at a time."""
 
 import contextlib
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
 import shutil
-import signal
 import subprocess
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Optional
@@ -26,33 +22,35 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mmdet_edge.analysis.runs import read_run
-from mmdet_edge.config.edits import override_data_root, use_safe_checkpoints
+from mmdet_edge.config.edits import override_data_root
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
-from mmdet_edge.engine.launch import build_runner
+from mmdet_edge.errors import UserError
 from mmdet_edge.preflight.checks import check_data, check_pretrained
 from mmdet_edge.version import __version__
 
-from .report import ConvergenceRun, read_convergence
-from .roi_feature_cache import cache_roi_features
+from . import processes
+from .results import RunKey, RunResult, read_results, to_result
 from .run_config import make_detector_config, make_run_config, place_features, place_pretrained
-from .spec import RunKey, Spec, config_hash
+from .spec import Spec, config_hash
 
-KEY_FIELDS = [f.name for f in fields(RunKey)]
 ROOT = Path(__file__).parents[2]
-DIST_TRAIN = ROOT / 'tools' / 'dist_train.sh'
 STAMP = 'config.sha256'
-
-# A forked child has the libraries loaded already; loading them takes as long as a short training of a mask head. But it
-# cannot use CUDA, which its parent has initialised.
-PROCESSES: Any = multiprocessing.get_context('spawn' if torch.cuda.is_available() else 'fork')
 
 
 @dataclass
 class Job:
-    """A training that is running; ``slot`` is its place among those that run, and its GPU."""
+    """A training run in progress; ``slot`` is its place among those in progress, and its GPU."""
 
     key: RunKey
     process: Any
@@ -61,23 +59,21 @@ class Job:
 
 
 class Launcher:
-    """Runs the trainings of a benchmark that have no result yet.
+    """Runs the training runs of a benchmark that have no result yet.
 
     Args:
         spec (Spec): The benchmark.
-        results (Path): JSON lines, one a finished run; appended to.
+        results (Path): JSON lines, one for each finished run; appended to.
         work_dir (Path): Receives the work dirs of the runs, and the cached RoI features.
-        jobs (int): Trainings at a time. With GPUs each has its own.
+        jobs (int): Number of training runs at a time. With GPUs each has its own.
         data_root (str, optional): Where the data is. Defaults to None: where the configs say.
         cfg_options (dict, optional): Options for all runs, such as ``model.backbone.init_cfg=None``. They count as part
             of the settings: results with others are not reused. Defaults to None.
-        pretrained (str, optional): File to start the backbone from, in the place of the address in the config, for a
-            machine without network. The result stays that of the config, and says which file it was made with. Defaults
-            to None.
+        pretrained (str, optional): File to start the backbone from, instead of the URL in the config, for a machine
+            without network. Results still count as those of the config, and name the file's hash. Defaults to None.
 
     Raises:
-        ValueError: If there is no job at a time.
-        OSError: If ``pretrained`` cannot be read.
+        UserError: If ``jobs`` is less than 1, or ``pretrained`` is no file.
     """
 
     def __init__(
@@ -91,62 +87,39 @@ class Launcher:
         pretrained: Optional[str] = None,
     ) -> None:
         if jobs < 1:
-            raise ValueError(f'there must be at least 1 training at a time, got {jobs}')
+            raise UserError(f'there must be at least 1 training run at a time, got {jobs}')
+        if pretrained and not Path(pretrained).is_file():
+            raise UserError(f'weights not found: {pretrained}')
         self.spec, self.results, self.work_dir, self.jobs = spec, results, work_dir, jobs
         self.data_root, self.cfg_options, self.pretrained = data_root, cfg_options or {}, pretrained
-        self.pretrained_hash = pretrained and hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()[:16]
         self.console = Console() if Console().is_terminal else Console(width=160)
         self.configs: dict[RunKey, tuple[Config, str]] = {}
-        self.spent = self.steps = 0.0
+        self.done: dict[RunKey, RunResult] = {}
+        self.running: list[Job] = []
+        self.spent = self.iterations = 0.0
 
     def run(self) -> None:
         """Run what is missing, to the end of the spec.
 
         Raises:
-            RuntimeError: If a training failed; the message names its log. The others are stopped; what was finished
-                stays.
-            BlockingIOError: If another call is running in the same work dir.
+            UserError: If a config does not fit its budget, data or weights are missing, a training run failed (the
+                message names its log; the others are stopped, and what was finished stays), or another call is running
+                in the same work dir.
         """
-        self.work_dir.mkdir(parents=True, exist_ok=True)
-        with (self.work_dir / 'lock').open('w') as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BlockingIOError(f'{self.work_dir}: another call of this benchmark is running there') from None
-            if self.results.exists() and not (text := self.results.read_text()).endswith('\n'):
-                # An earlier call was killed while it wrote the last line.
-                AtomicLocalBackend().put_text(text[: text.rfind('\n') + 1], self.results)
-            self._run()
-
-    def _run(self) -> None:
         columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        running: list[Job] = []
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            bar = progress.add_task(self.spec.name, total=None)
-            try:
+        with self._lock():
+            self._remove_broken_line()
+            self.done = self._read_done()
+            if self.spec.protocol == 'mask-branch' and self._missing() and not self._has_features():
+                self._make_features()
+            with Progress(*columns, console=self.console, transient=True) as progress, self._terminating():
+                bar = progress.add_task(self.spec.name, total=None)
                 while missing := self._missing():
-                    waiting = [key for key in missing if key not in {job.key for job in running}]
-                    while waiting and len(running) < self.jobs:
-                        slot = min(set(range(self.jobs)) - {job.slot for job in running})
-                        running.append(self._start(waiting.pop(0), slot))
-                    total = len(self.spec.keys(self._done())[0])
-                    names = '; '.join(str(job.key) for job in running)
+                    self._start_waiting(missing)
+                    names = '; '.join(str(job.key) for job in self.running)
+                    total = len(self._keys()[0])
                     progress.update(bar, description=names, total=total, completed=total - len(missing))
-                    wait([job.process.sentinel for job in running])
-                    failed: list[RuntimeError] = []
-                    for job in [job for job in running if not job.process.is_alive()]:
-                        running.remove(job)
-                        missing.remove(job.key)
-                        try:
-                            self._finish(job, missing)
-                        except RuntimeError as error:
-                            # Others may have ended well at the same time.
-                            failed.append(error)
-                    if failed:
-                        raise failed[0]
-            finally:
-                for job in running:
-                    _terminate(job.process)
+                    self._finish_ended()
 
     def check(self) -> tuple[list[RunKey], bool]:
         """Check configs and data of every run that is known; start nothing.
@@ -155,44 +128,65 @@ class Launcher:
             tuple[list[RunKey], bool]: The runs that are missing, and whether these are all (see :meth:`Spec.keys`).
 
         Raises:
-            SystemExit: If data or pretrained weights are missing.
-            ValueError: If a config does not fit its budget, or the cached RoI features do not fit the spec.
+            UserError: If data or pretrained weights are missing, a config does not fit its budget, or the cached RoI
+                features do not fit the spec.
         """
+        self.done = self._read_done()
         if self.spec.protocol == 'mask-branch' and not self._has_features():
             self._detector_config()
-        keys, complete = self.spec.keys(self._done())
+        keys, complete = self._keys()
         for key in keys:
             self._check(self._place(key))
         return self._missing(), complete
 
-    def _done(self) -> list[ConvergenceRun]:
-        """Return the results that were made with the configs of today."""
-        if not self.results.exists():
-            return []
-        hashes: dict[RunKey, Optional[str]] = {}
-        for text in self.results.read_text().splitlines():
-            # A broken last line is one that another call is writing, or was killed at; the rest is checked below.
-            with contextlib.suppress(json.JSONDecodeError):
-                line = json.loads(text)
-                hashes[RunKey(*(line.get(name) for name in KEY_FIELDS))] = line.get('config_sha256')
-        return [run for run in read_convergence(self.results) if self._is_current(_key_of(run), hashes)]
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Keep other calls out of the work dir."""
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        with (self.work_dir / 'lock').open('w') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f'{self.work_dir}: another call of this benchmark is running there') from None
+            yield
 
-    def _is_current(self, key: RunKey, hashes: dict[RunKey, Optional[str]]) -> bool:
+    @contextlib.contextmanager
+    def _terminating(self) -> Iterator[None]:
+        """End what is still running when the launcher ends."""
         try:
-            return key.setting in self.spec.settings and hashes.get(key) == self._config(key)[1]
-        except ValueError:
+            yield
+        finally:
+            for job in self.running:
+                processes.terminate(job.process)
+
+    def _remove_broken_line(self) -> None:
+        """Remove the last line of the results if an earlier call was killed while it wrote it."""
+        if self.results.exists() and not (text := self.results.read_text()).endswith('\n'):
+            AtomicLocalBackend().put_text(text[: text.rfind('\n') + 1], self.results)
+
+    def _read_done(self) -> dict[RunKey, RunResult]:
+        """Return the results that were made with the configs of today."""
+        results = read_results(self.results) if self.results.exists() else []
+        return {result.key: result for result in results if self._is_current(result)}
+
+    def _is_current(self, result: RunResult) -> bool:
+        try:
+            return result.key.setting in self.spec.settings and result.config_sha256 == self._config(result.key)[1]
+        except UserError:
             # Of a budget that no longer fits the schedule.
             return False
 
+    def _keys(self) -> tuple[list[RunKey], bool]:
+        """Return the runs that are known, and whether these are all."""
+        return self.spec.keys(list(self.done.values()))
+
     def _missing(self) -> list[RunKey]:
         """Return the runs without a result that was made with the config of today."""
-        done = self._done()
-        finished = {_key_of(run) for run in done}
-        keys, _ = self.spec.keys(done)
+        keys, _ = self._keys()
         for key in keys:
             # A config that does not fit its budget fails now, not when its turn comes.
             self._config(key)
-        return [key for key in keys if key not in finished]
+        return [key for key in keys if key not in self.done]
 
     def _config(self, key: RunKey) -> tuple[Config, str]:
         """Return the config of a run and its hash."""
@@ -210,7 +204,7 @@ class Launcher:
             cfg.val_evaluator.scores_file = str(Path(cfg.work_dir, 'scores.npz'))
         else:
             self._place_files(cfg)
-        # Goes on at the latest checkpoint, if an earlier call was interrupted.
+        # Resumes from the latest checkpoint, if an earlier call was interrupted.
         cfg.resume = True
         return cfg
 
@@ -226,53 +220,57 @@ class Launcher:
             check_data(cfg, ('train', 'val'))
             check_pretrained(cfg.model)
 
+    def _start_waiting(self, missing: list[RunKey]) -> None:
+        """Start as many of the missing runs as there are places for."""
+        waiting = [key for key in missing if key not in {job.key for job in self.running}]
+        slots = sorted(set(range(self.jobs)) - {job.slot for job in self.running})
+        for key, slot in zip(waiting, slots):
+            self.running.append(self._start(key, slot))
+
     def _start(self, key: RunKey, slot: int) -> Job:
-        """Start a training, after what it needs has been made."""
-        if self.spec.protocol == 'mask-branch' and not self._has_features():
-            self._make_features()
+        """Start a training run."""
         cfg = self._place(key)
         self._check(cfg)
         self._clear(Path(cfg.work_dir), key)
-        # The config stands in the work dir before the training does: with several GPUs, it is what is started.
+        # Written before the run starts: with several GPUs, this file is what is started.
         path = Path(cfg.work_dir, f'{key.setting}.py')
         path.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(path)
         path.with_name(STAMP).write_text(self._config(key)[1])
-        process = self._fork(_train, path, self.spec.gpus, log=path.with_name('console.log'), slot=slot)
-        return Job(key, process, slot, time.time())
+        options = dict(log=path.with_name('console.log'), slot=slot, threads=_threads(self.jobs), gpus=self.spec.gpus)
+        return Job(key, processes.start(processes.train, path, self.spec.gpus, **options), slot, time.time())
 
     def _clear(self, folder: Path, key: RunKey) -> None:
-        """Remove what an earlier call left that is of no use: of another config, or evaluated no more if resumed."""
+        """Delete the work dir of a changed config, or of a run that ended without an evaluation."""
         stamp = folder / STAMP
         cfg, sha = self._config(key)
         loop = cfg.train_cfg
         end = f'iter_{loop.max_iters}.pth' if 'max_iters' in loop else f'epoch_{loop.get("max_epochs")}.pth'
         is_other = not stamp.exists() or stamp.read_text() != sha
-        # Killed between its last checkpoint and the end of its last evaluation.
+        # Killed between its last checkpoint and the end of its last evaluation: resumed, it would not evaluate.
         if is_other or ((folder / end).exists() and self._read_metrics(folder) is None):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _fork(self, target: Callable, *args: Any, log: Path, slot: int, jobs: Optional[int] = None) -> Any:
-        """Start a function in a process of its own, what it prints going to a file."""
-        threads = max(1, len(os.sched_getaffinity(0)) // (jobs or self.jobs))
-        process = PROCESSES.Process(target=_run_in_child, args=(target, args, log, slot, threads))
-        with warnings.catch_warnings(), _devices(slot, self.spec.gpus if target is _train else 1):
-            # The parent runs one thread besides: it draws the progress bar and holds no lock that a child would need.
-            warnings.filterwarnings('ignore', message='.*use of fork', category=DeprecationWarning)
-            process.start()
-        return process
+    def _finish_ended(self) -> None:
+        """Wait until a training run has ended, and append its result."""
+        wait([job.process.sentinel for job in self.running])
+        ended = [job for job in self.running if not job.process.is_alive()]
+        self.running = [job for job in self.running if job not in ended]
+        # Failed ones last: the results of the others are kept.
+        for job in sorted(ended, key=lambda job: self._read_metrics(self.work_dir / job.key.folder) is None):
+            self._finish(job)
 
-    def _finish(self, job: Job, left: list[RunKey]) -> None:
-        """Append the result of a training that has ended."""
+    def _finish(self, job: Job) -> None:
+        """Append the result of a training run that has ended."""
         job.process.join()
         folder = self.work_dir / job.key.folder
         seconds = time.time() - job.started
         _, sha = self._config(job.key)
         metrics = self._read_metrics(folder)
         if metrics is None:
-            log = folder / 'console.log'
-            tail = '\n'.join(log.read_text(errors='replace').splitlines()[-15:])
-            raise RuntimeError(f'{job.key} failed (exit code {job.process.exitcode}); the end of {log}:\n{tail}')
+            raise UserError(
+                f'{job.key} failed (exit code {job.process.exitcode}); the end of {_tail(folder / "console.log")}'
+            )
         line = {
             'spec': self.spec.name,
             'protocol': self.spec.protocol,
@@ -285,21 +283,27 @@ class Launcher:
             'config_sha256': sha,
         }
         if self.pretrained:
-            line['pretrained_sha256'] = self.pretrained_hash
+            line['pretrained_sha256'] = hashlib.sha256(Path(self.pretrained).read_bytes()).hexdigest()[:16]
         self.results.parent.mkdir(parents=True, exist_ok=True)
         with self.results.open('a') as file:
             file.write(json.dumps(line) + '\n')
+        self.done[job.key] = to_result(line)
+        self._print_result(job.key, metrics, seconds)
+
+    def _print_result(self, key: RunKey, metrics: dict[str, float], seconds: float) -> None:
+        """Print a result and the time left."""
         self.spent += seconds
-        self.steps += job.key.budget or 1
+        self.iterations += key.budget or 1
         value = metrics.get(self.spec.tuning_metric)
         text = 'diverged' if value is None else f'{self.spec.tuning_metric} {value:.4f}'
-        eta = self.spent / self.steps * sum(key.budget or 1 for key in left) / self.jobs
+        left = self._missing()
+        eta = self.spent / self.iterations * sum(key.budget or 1 for key in left) / self.jobs
         self.console.print(
-            f'{job.key}: {text} ({seconds:.0f} s; {len(left)} runs left, about {eta / 60:.0f} min)', highlight=False
+            f'{key}: {text} ({seconds:.0f} s; {len(left)} runs left, about {eta / 60:.0f} min)', highlight=False
         )
 
     def _read_metrics(self, folder: Path) -> Optional[dict[str, float]]:
-        """Return the values of the last evaluation of a run; {} if it diverged, None if it did not get to its end."""
+        """Return the values of the last evaluation of a run; {} if it diverged, None if it did not reach its end."""
         try:
             run = read_run(folder)
         except FileNotFoundError:
@@ -311,18 +315,18 @@ class Launcher:
         return metrics if set(self.spec.metrics) <= set(metrics) else None
 
     def _has_features(self) -> bool:
-        """Tell whether the RoI features are there; raise ValueError if they are others than the spec says."""
+        """Return whether the RoI features exist; raise UserError if they are not those of the spec."""
         stamp = self.work_dir / 'features' / STAMP
         # Features without a stamp were put there by the user.
         if stamp.exists() and stamp.read_text() != self._features_hash():
-            raise ValueError(
-                f'{stamp.parent} was made with another config or number of RoIs, and so were the results: take another '
+            raise UserError(
+                f'{stamp.parent} was made with another config or number of RoIs, and so were the results: use another '
                 f'work dir, or remove it and {self.results}'
             )
         return (self.work_dir / 'features/val/labels.npy').exists()
 
     def _features_hash(self) -> str:
-        """Return what tells apart the RoI features of two specs."""
+        """Return the identity of the RoI features of the spec."""
         cfg = make_detector_config(self.spec, self.cfg_options)
         cfg.roi_features = {name: self.spec.features[name] for name in ('num_train', 'num_val', 'jitter')}
         return config_hash(cfg)
@@ -333,8 +337,6 @@ class Launcher:
         self._place_files(cfg)
         cfg.work_dir = str(self.work_dir / 'detector')
         cfg.resume = True
-        # Nobody asks how good it is, which would take as long as a part of the training.
-        cfg.train_cfg.val_begin = sys.maxsize
         check_data(cfg, ('train', 'val'))
         check_pretrained(cfg.model)
         return cfg
@@ -345,93 +347,55 @@ class Launcher:
         path = Path(cfg.work_dir, 'detector.py')
         stamp, sha = path.with_name(STAMP), config_hash(make_detector_config(self.spec, self.cfg_options))
         if stamp.exists() and stamp.read_text() != sha:
-            # Not to go on with the weights of another detector.
+            # Do not resume from the weights of another detector.
             shutil.rmtree(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         stamp.write_text(sha)
         cfg.dump(path)
-        for name, target, args in (
-            ('training the detector', _train, (path, 1)),
-            ('caching its RoI features', _cache, (path, self.work_dir / 'features', self.spec.features)),
-        ):
-            log = path.with_name(f'{target.__name__}.log')
-            self.console.print(f'{name} (log: {log})', highlight=False)
-            process = self._fork(target, *args, log=log, slot=0, jobs=1)
-            try:
-                process.join()
-            finally:
-                _terminate(process)
-            if process.exitcode:
-                tail = '\n'.join(log.read_text(errors='replace').splitlines()[-15:])
-                raise RuntimeError(f'{name} failed; the end of {log}:\n{tail}')
-        (self.work_dir / 'features' / STAMP).write_text(self._features_hash())
+        features = self.work_dir / 'features'
+        self._run_stage('training the detector', path.with_name('train.log'), processes.train_detector, path)
+        self._run_stage(
+            'caching its RoI features',
+            path.with_name('cache.log'),
+            processes.cache_features,
+            path,
+            features,
+            self.spec.features,
+        )
+        (features / STAMP).write_text(self._features_hash())
 
-
-def _key_of(run: ConvergenceRun) -> RunKey:
-    return RunKey(run.setting, run.budget, run.learning_rate, run.seed)
-
-
-@contextlib.contextmanager
-def _devices(slot: int, gpus: int) -> Iterator[None]:
-    """Let a process that is started meanwhile see its own GPUs only; with fewer than needed, they are shared."""
-    before = os.environ.get('CUDA_VISIBLE_DEVICES')
-    names = [str(i) for i in range(torch.cuda.device_count())] if before is None else before.split(',')
-    if not torch.cuda.is_available():
-        yield
-        return
-    os.environ['CUDA_VISIBLE_DEVICES'] = ','.join(
-        dict.fromkeys(names[(slot * gpus + i) % len(names)] for i in range(gpus))
-    )
-    try:
-        yield
-    finally:
-        os.environ.pop('CUDA_VISIBLE_DEVICES')
-        if before is not None:
-            os.environ['CUDA_VISIBLE_DEVICES'] = before
-
-
-def _terminate(process: Any) -> None:
-    """End a child and what it has started, and wait for it."""
-    if process.is_alive():
+    def _run_stage(self, name: str, log: Path, target: Callable, *args: Any) -> None:
+        """Run a function in a child, which is also given where to report its progress, and show the time left."""
+        self.console.print(f'{name} (log: {log})', highlight=False)
+        done, printed = processes.PROCESSES.Value('d', 0.0), 0.0
+        process = processes.start(target, *args, done, log=log, slot=0, threads=_threads(1))
+        columns = (TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        started, is_terminal = time.time(), self.console.is_terminal
         try:
-            os.killpg(process.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            # It has not come to making its group yet.
-            process.terminate()
-    process.join()
+            with Progress(*columns, console=self.console, transient=True, disable=not is_terminal) as progress:
+                bar = progress.add_task(name, total=1.0)
+                while process.is_alive():
+                    process.join(timeout=0.5)
+                    progress.update(bar, completed=done.value)
+                    if not is_terminal and done.value >= printed + 0.1:
+                        # A file has no bar, but a line for every tenth.
+                        printed = done.value
+                        left = (time.time() - started) * (1 / printed - 1)
+                        self.console.print(f'{name}: {printed:.0%}, about {left:.0f} s left', highlight=False)
+        finally:
+            processes.terminate(process)
+        if process.exitcode:
+            raise UserError(f'{name} failed; the end of {_tail(log)}')
 
 
-def _run_in_child(target: Callable, args: tuple, log: Path, slot: int, threads: int) -> None:
-    """Run in a process of its own."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # A group of its own, so that its data loaders, or torchrun and its processes, are ended with it.
-    os.setsid()
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    torch.set_num_threads(threads)
-    os.environ['OMP_NUM_THREADS'] = str(threads)
-    # Of torchrun, one for each that runs.
-    os.environ['PORT'] = str(int(os.environ.get('PORT', 29500)) + slot)
-    target(*args)
+def _threads(jobs: int) -> int:
+    """Return the number of CPU threads for each of several processes."""
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
-def _train(config: Path, gpus: int) -> None:
-    """Train a config as tools/train.py does."""
-    if gpus == 1:
-        cfg = Config.fromfile(config)
-        use_safe_checkpoints(cfg)
-        build_runner(cfg).train()
-    else:
-        # Not by exec, which would close the pipe whose end tells the parent that the training has ended.
-        sys.exit(subprocess.call(['bash', str(DIST_TRAIN), str(config), str(gpus), '--resume']))
-
-
-def _cache(config: Path, folder: Path, features: dict[str, float]) -> None:
-    """Cache the RoI features of a detector that was trained."""
-    checkpoint = config.with_name('last_checkpoint').read_text().strip()
-    num_train, num_val = int(features['num_train']), int(features['num_val'])
-    cache_roi_features(Config.fromfile(config), checkpoint, folder, num_train, num_val, features['jitter'])
+def _tail(log: Path) -> str:
+    """Return the path of a log and its last lines."""
+    return f'{log}:\n' + '\n'.join(log.read_text(errors='replace').splitlines()[-15:])
 
 
 def _versions() -> dict[str, str]:
@@ -450,7 +414,6 @@ def _commit() -> Optional[str]:
     found = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=False)
     if found.returncode:
         return None
-    changed = subprocess.run(
-        [*git, 'status', '--porcelain', '-uno'], capture_output=True, text=True, check=False
-    ).stdout
-    return found.stdout.strip() + ('+' if changed.strip() else '')
+    status = [*git, 'status', '--porcelain', '-uno']
+    changed = subprocess.run(status, capture_output=True, text=True, check=False).stdout.strip()
+    return found.stdout.strip() + ('+' if changed else '')

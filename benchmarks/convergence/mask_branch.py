@@ -1,4 +1,4 @@
-"""A mask head alone, on RoI features that were computed before."""
+"""A mask head alone, on cached RoI features."""
 
 from typing import Any, Union
 from unittest.mock import patch
@@ -30,7 +30,7 @@ class MaskBranch(BaseModel):
     def forward(
         self, features: Tensor, targets: Tensor, labels: Tensor, mode: str = 'tensor'
     ) -> Union[dict[str, Tensor], list[dict[str, Tensor]], Tensor]:
-        """Compute the logits and what ``mode`` asks for.
+        """Compute the logits, and the losses or predictions from them.
 
         Args:
             features (Tensor): Shape (N, C, h, w).

@@ -1,9 +1,9 @@
-"""Caching what a trained detector hands to its mask head.
+"""Caching the inputs and targets of the mask head of a trained detector.
 
 Shape letters as in roi_feature_dataset.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -12,12 +12,12 @@ from unittest.mock import patch
 import torch
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint, set_random_seed
 from mmengine.structures import InstanceData
-from rich.progress import track
 from torch import Tensor, nn
 
 from mmdet_edge.evaluation.mask_branch import check_mask_branch, ground_truth_boxes, ground_truth_rois, mask_targets
@@ -30,13 +30,19 @@ RoIs = tuple[Tensor, Tensor, Tensor]
 
 @torch.no_grad()
 def cache_roi_features(
-    cfg: Config, checkpoint: Union[str, Path], folder: Union[str, Path], num_train: int, num_val: int, jitter: float
+    cfg: Config,
+    checkpoint: Union[str, Path],
+    folder: Union[str, Path],
+    num_train: int,
+    num_val: int,
+    jitter: float,
+    report: Callable[[float], None] = lambda fraction: None,
 ) -> None:
-    """Write the RoI features of a trained detector: those it would train its mask head on, and the true boxes to test.
+    """Write the RoI features of a trained detector: training RoIs, and ground-truth boxes for validation.
 
-    The training part is what the detector's own pipeline and sampler give (its weights frozen, batch normalisation in
-    evaluation mode) for jittered true boxes beside the exact ones, so that the mask branch is measured and not the RPN
-    of a short training; the validation part has the true boxes and labels, as in
+    The training part is what the detector's own pipeline and sampler give (its weights frozen, batch normalization in
+    evaluation mode) for jittered ground-truth boxes beside the exact ones, so that the mask branch is measured and not
+    the RPN of a short training run. The validation part has the ground-truth boxes and labels, as in
     :func:`mmdet_edge.evaluation.evaluate_mask_branch`.
 
     Args:
@@ -45,11 +51,12 @@ def cache_roi_features(
         folder (str | Path): Receives train/ and val/ (see :class:`RoIFeatureDataset`); val/ is written last.
         num_train (int): Number of training RoIs; images are repeated, with new augmentation, until there are as many.
         num_val (int): Number of validation RoIs at most.
-        jitter (float): How far the sides of a training box are moved at most, as a share of its width or height. 0
+        jitter (float): How far the sides of a training box are moved at most, as a fraction of its width or height. 0
             takes the proposals of the RPN instead.
+        report (Callable): Is called with the fraction of the RoIs that are collected, in [0, 1]. Defaults to nothing.
 
     Raises:
-        TypeError: If the RoI head is not a plain one with one mask head (a cascade has several).
+        TypeError: If the RoI head is not a StandardRoIHead with one mask head (a cascade has several).
         ValueError: If the model has no mask branch, or the validation data no masks or no instance.
     """
     init_default_scope('mmdet')
@@ -65,34 +72,42 @@ def cache_roi_features(
     def training_rois(model: Any, batch: dict) -> RoIs:
         return _training_rois(model, batch, jitter)
 
-    train = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    rois = _collect(model, _again_and_again(train), training_rois, num_train, 'training')
+    total = num_train + num_val
+    batches = _endless(Runner.build_dataloader(cfg.train_dataloader, seed=0))
+    rois = _collect(model, batches, training_rois, num_train, lambda found: report(found / total))
     save_roi_features(Path(folder, 'train'), *rois)
-    save_roi_features(Path(folder, 'val'), *_collect(model, val, _validation_rois, num_val, 'validation'))
+    rois = _collect(model, val, _validation_rois, num_val, lambda found: report((num_train + found) / total))
+    save_roi_features(Path(folder, 'val'), *rois)
 
 
-def _again_and_again(loader: Any) -> Iterator[dict]:
-    """Yield the batches of a loader without end, be it one that never ends by itself or one that goes by epochs."""
+def _endless(loader: Any) -> Iterator[dict]:
+    """Yield the batches of a loader again and again, whether or not it ends after each epoch."""
     while True:
         yield from loader
 
 
-def _collect(model: nn.Module, loader: Any, rois_of: Callable[..., Optional[RoIs]], number: int, name: str) -> RoIs:
-    """Collect the RoIs of as many batches as are needed for ``number``, or as there are."""
+def _collect(
+    model: nn.Module,
+    batches: Iterable[dict],
+    rois_of: Callable[..., Optional[RoIs]],
+    number: int,
+    report: Callable[[int], None],
+) -> RoIs:
+    """Collect ``number`` RoIs, or as many as there are."""
     parts: list[RoIs] = []
     found = 0
-    # A loader that never ends goes by the number of RoIs, one that does by its length.
-    for batch in track(loader, f'RoI features, {name}', total=None):
+    for batch in batches:
         rois = rois_of(model, batch)
         if rois is None:
             continue
         features, targets, labels = (part.cpu() for part in rois)
         parts.append((features.half(), targets, labels))
         found += len(labels)
+        report(min(found, number))
         if found >= number:
             break
     if not parts:
-        raise ValueError(f'the {name} data have no instance to cache RoI features of')
+        raise ValueError('the validation data have no instance to cache RoI features of')
     features, targets, labels = (torch.cat(part)[:number] for part in zip(*parts))
     return features, targets, labels
 
@@ -119,14 +134,13 @@ def _training_rois(model: Any, batch: dict, jitter: float) -> RoIs:
 
 
 def _jittered(samples: list[Any], jitter: float) -> list[InstanceData]:
-    """Return the true boxes of each image, each side moved at random, in the form of RPN's proposals."""
+    """Return the ground-truth boxes of each image, each side moved at random, in the form of RPN's proposals."""
     proposals = []
     for sample in samples:
-        truth = sample.gt_instances.bboxes
-        boxes = truth.tensor if hasattr(truth, 'tensor') else truth
+        boxes = get_box_tensor(sample.gt_instances.bboxes)
         size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         moved = boxes + jitter * size * (2 * torch.rand_like(boxes) - 1)
-        # As RPN does: mask heads cut their targets out of the image, and the features have to be of the same box.
+        # Clipped, as RPN does: mask heads cut their targets out of the image, and features must be of the same box.
         height, width = sample.img_shape[:2]
         moved = torch.minimum(moved.clamp(min=0), moved.new_tensor([width, height, width, height]))
         proposals.append(InstanceData(bboxes=moved, scores=boxes.new_ones(len(boxes))))
@@ -134,7 +148,7 @@ def _jittered(samples: list[Any], jitter: float) -> list[InstanceData]:
 
 
 def _validation_rois(model: Any, batch: dict) -> Optional[RoIs]:
-    """Return the true boxes of a batch; None if there are none, as then a RoI head does not call its mask head."""
+    """Return the ground-truth boxes of a batch; None if there are none: the RoI head would not call its mask head."""
     data = model.data_preprocessor(batch, False)
     samples = data['data_samples']
     boxes, rescale = ground_truth_rois(samples)

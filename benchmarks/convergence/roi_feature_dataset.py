@@ -17,7 +17,7 @@ ARRAYS = ('features', 'targets', 'labels')
 
 @DATASETS.register_module()
 class RoIFeatureDataset(Dataset):
-    """What a mask head is trained on, written by :func:`save_roi_features`: one item a RoI.
+    """Inputs and targets of a mask head, written by :func:`save_roi_features`: one item for each RoI.
 
     Args:
         data_root (str): Folder with features.npy, (N, C, h, w), float16; targets.npy, (N, H, W), bool; labels.npy,
@@ -31,7 +31,7 @@ class RoIFeatureDataset(Dataset):
         for name in ARRAYS:
             if not Path(data_root, f'{name}.npy').is_file():
                 raise FileNotFoundError(f'RoIFeatureDataset: {data_root} has no {name}.npy')
-        # Mapped, not read: trainings that run side by side share the pages.
+        # Mapped, not read: concurrent runs share the pages.
         self.features, self.targets, self.labels = (
             np.load(Path(data_root, f'{name}.npy'), mmap_mode='r') for name in ARRAYS
         )
@@ -54,7 +54,7 @@ def save_roi_features(folder: Union[str, Path], features: Tensor, targets: Tenso
     """Write RoI features to a folder.
 
     Args:
-        folder (str | Path): Made if it is not there.
+        folder (str | Path): Created if it does not exist.
         features (Tensor): Shape (N, C, h, w).
         targets (Tensor): Shape (N, H, W), 0 or 1.
         labels (Tensor): Shape (N,), integer.

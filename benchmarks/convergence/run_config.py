@@ -1,6 +1,7 @@
 """The config of one run of a benchmark."""
 
 import copy
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,18 @@ from mmengine.config import Config
 
 from mmdet_edge.config.edge import EDGE_TWINS
 from mmdet_edge.config.types import type_of
+from mmdet_edge.errors import UserError
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import DEFAULT_LOSS_EDGE
 from mmdet_edge.paths import get_config_path
 
-from .spec import OBSERVING_HOOKS, RunKey, Spec
+from .results import RunKey
+from .spec import OBSERVING_HOOKS, Spec
+
+KEPT_SECTIONS = (
+    *('default_scope', 'train_cfg', 'val_cfg', 'param_scheduler', 'optim_wrapper', 'randomness', 'env_cfg'),
+    'log_level',
+)
+"""Sections that a mask-branch run takes over from the config of the detector."""
 
 
 def make_run_config(spec: Spec, key: RunKey, cfg_options: dict) -> Config:
@@ -24,18 +33,18 @@ def make_run_config(spec: Spec, key: RunKey, cfg_options: dict) -> Config:
         cfg_options (dict): Options for all runs.
 
     Returns:
-        Config: Complete but for ``work_dir``, and for the place of the RoI features with the protocol 'mask-branch'
+        Config: Complete except for ``work_dir`` and, with the protocol 'mask-branch', the folder of the RoI features
             (see :func:`place_features`).
 
     Raises:
-        ValueError: If the budget does not fit the schedule, or if mask heads alone would be trained by epochs.
+        UserError: If the options do not fit the config, the budget does not fit the schedule, or mask heads alone
+            would be trained by epochs.
     """
     setting = spec.settings[key.setting]
     cfg = _read(setting.get('config', spec.config))
-    # One after the other: merged at once, a setting's dict would replace a single option of the same part. Copies, as
-    # merging takes out every _delete_.
-    cfg.merge_from_dict(copy.deepcopy(dict(cfg_options)))
-    cfg.merge_from_dict(copy.deepcopy(dict(setting.get('cfg_options', {}))))
+    # Merged separately: a dict and a dotted option for the same key would overwrite each other.
+    _merge(cfg, cfg_options)
+    _merge(cfg, setting.get('cfg_options', {}))
     cfg.randomness = dict(seed=key.seed)
     if key.learning_rate is not None:
         cfg.optim_wrapper.optimizer.lr = key.learning_rate
@@ -54,17 +63,17 @@ def _write_out_default(cfg: Config) -> None:
 
 
 def make_detector_config(spec: Spec, cfg_options: dict) -> Config:
-    """Build the config of the detector whose RoI features are cached: the baseline, as it stands.
+    """Build the config of the detector whose RoI features are cached: the baseline, unchanged.
 
     Args:
         spec (Spec): The benchmark.
         cfg_options (dict): Options for all runs.
 
     Returns:
-        Config: Complete but for ``work_dir``.
+        Config: Complete except for ``work_dir``.
     """
     cfg = _read(spec.config)
-    cfg.merge_from_dict(copy.deepcopy(dict(cfg_options)))
+    _merge(cfg, cfg_options)
     return cfg
 
 
@@ -78,33 +87,41 @@ def _read(name: str) -> Config:
     return Config(copy.deepcopy(_parse(name)))
 
 
+def _merge(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Merge a copy of the options: merging takes out every _delete_."""
+    try:
+        cfg.merge_from_dict(copy.deepcopy(dict(options)))
+    except (KeyError, TypeError) as error:
+        raise UserError(f'options {dict(options)} do not fit the config: {error}') from None
+
+
 def set_budget(cfg: Config, budget: int) -> None:
     """Shorten or lengthen an iteration-based schedule; evaluate, and save a checkpoint, at its end only.
 
-    A warm-up keeps its length; whatever lasts to the end of the old schedule lasts to that of the new one. Something of
-    the training is logged even if it is shorter than the interval of the log.
+    A warm-up keeps its length; what lasts to the end of the old schedule lasts to the end of the new one. A run that is
+    shorter than the interval of the log is logged at its end.
 
     Args:
         cfg (Config): Changed in place.
         budget (int): Training iterations.
 
     Raises:
-        ValueError: If the config trains by epochs, or the warm-up or a milestone lies beyond the budget.
+        UserError: If the config trains by epochs, or the warm-up or a milestone lies beyond the budget.
     """
     old = cfg.train_cfg.get('max_iters')
     if old is None:
-        raise ValueError(f'a budget in iterations needs a config that trains by iterations, got {dict(cfg.train_cfg)}')
+        raise UserError(f'a budget in iterations needs a config that trains by iterations, got {dict(cfg.train_cfg)}')
     for scheduler in cfg.param_scheduler:
         if scheduler.get('end') == old:
             scheduler.end = budget
         last = max([scheduler.get('end', 0), *scheduler.get('milestones', [])])
         if scheduler.get('begin', 0) >= budget or last > budget:
-            raise ValueError(f'a budget of {budget} iterations is too short for {dict(scheduler)}')
+            raise UserError(f'a budget of {budget} iterations is too short for {dict(scheduler)}')
     cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = budget
     # More evaluations at certain iterations of the old schedule.
     cfg.train_cfg.pop('dynamic_intervals', None)
     if cfg.default_hooks.get('logger'):
-        # A run that logs no training has no result.
+        # A run without a logged iteration has no result.
         cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), budget)
     if cfg.default_hooks.get('checkpoint'):
         cfg.default_hooks.checkpoint.interval = budget
@@ -112,47 +129,33 @@ def set_budget(cfg: Config, budget: int) -> None:
 
 def _mask_branch_config(cfg: Config, spec: Spec) -> Config:
     """Keep the mask head and the schedule of a config, and replace the rest by cached RoI features."""
-
-    def loader(**kwargs: Any) -> dict:
-        return dict(
-            num_workers=0, dataset=dict(type='RoIFeatureDataset'), collate_fn=dict(type='default_collate'), **kwargs
-        )
-
-    evaluation = loader(batch_size=256, drop_last=False, sampler=dict(type='DefaultSampler', shuffle=False))
-    metric = dict(type='MaskBranchMetric')
-    steps = cfg.train_cfg.get('max_iters')
-    if steps is None:
+    iterations = cfg.train_cfg.get('max_iters')
+    if iterations is None:
         # The sampler of the RoIs never ends, nor would an epoch.
-        raise ValueError(f'mask heads alone are trained by iterations, got {dict(cfg.train_cfg)}')
-    keep = (
-        'default_scope',
-        'train_cfg',
-        'val_cfg',
-        'param_scheduler',
-        'optim_wrapper',
-        'randomness',
-        'env_cfg',
-        'log_level',
-    )
+        raise UserError(f'mask heads alone are trained by iterations, got {dict(cfg.train_cfg)}')
     imports = cfg.get('custom_imports', {}).get('imports', [])
     imports = [imports] if isinstance(imports, str) else list(imports)
+    loader = dict(num_workers=0, dataset=dict(type='RoIFeatureDataset'), collate_fn=dict(type='default_collate'))
     return Config(
         {
-            **{name: cfg[name] for name in keep if name in cfg},
+            **{name: cfg[name] for name in KEPT_SECTIONS if name in cfg},
             'custom_imports': dict(imports=[*imports, 'benchmarks.convergence'], allow_failed_imports=False),
             # Not read by the runner: what the RoI features are is part of what a result was made with.
             'roi_features': dict(config=spec.config, **spec.features),
             'model': dict(type='MaskBranch', mask_head=cfg.model.roi_head.mask_head),
-            'train_dataloader': loader(
-                batch_size=int(spec.features['batch_size']), sampler=dict(type='InfiniteSampler', shuffle=True)
+            'train_dataloader': dict(
+                loader,
+                batch_size=int(spec.features['batch_size']),
+                sampler=dict(type='InfiniteSampler', shuffle=True),
             ),
-            'val_dataloader': evaluation,
-            'val_evaluator': metric,
-            # Schedules of the weight of a loss are hooks; what evaluates or draws a detector has nothing to do here.
-            'custom_hooks': [h for h in cfg.get('custom_hooks', []) if type_of(h)[1] not in OBSERVING_HOOKS],
+            'val_dataloader': dict(
+                loader, batch_size=256, drop_last=False, sampler=dict(type='DefaultSampler', shuffle=False)
+            ),
+            'val_evaluator': dict(type='MaskBranchMetric'),
+            'custom_hooks': _training_hooks(cfg),
             'default_hooks': dict(
                 timer=dict(type='IterTimerHook'),
-                logger=dict(type='LoggerHook', interval=min(10, steps)),
+                logger=dict(type='LoggerHook', interval=min(10, iterations)),
                 param_scheduler=dict(type='ParamSchedulerHook'),
                 sampler_seed=dict(type='DistSamplerSeedHook'),
                 checkpoint=None,
@@ -162,6 +165,25 @@ def _mask_branch_config(cfg: Config, spec: Spec) -> Config:
     )
 
 
+def _training_hooks(cfg: Config) -> list[dict]:
+    """Return the hooks that change the training, such as a schedule of the weight of a loss."""
+    return [hook for hook in cfg.get('custom_hooks', []) if type_of(hook)[1] not in OBSERVING_HOOKS]
+
+
+def without_evaluation(cfg: Config) -> Config:
+    """Return the config of a training run that only trains: without evaluations and the hooks that observe it.
+
+    Args:
+        cfg (Config): Stays as it is.
+
+    Returns:
+        Config: A copy.
+    """
+    cfg = Config(cfg.to_dict())
+    cfg.update(val_dataloader=None, val_evaluator=None, val_cfg=None, custom_hooks=_training_hooks(cfg))
+    return cfg
+
+
 def place_features(cfg: Config, folder: Path) -> None:
     """Tell the config of a mask-branch run where the cached RoI features are."""
     cfg.train_dataloader.dataset.data_root = str(folder / 'train')
@@ -169,15 +191,15 @@ def place_features(cfg: Config, folder: Path) -> None:
 
 
 def place_pretrained(cfg: Config, file: str) -> None:
-    """Let the backbone start from a file in the place of the address that its config names.
+    """Let the backbone start from a file instead of the URL that its config names.
 
     Args:
         cfg (Config): Config of a detector; changed in place.
         file (str): The same weights, or others of the same architecture.
 
     Raises:
-        ValueError: If the backbone does not start from pretrained weights.
+        UserError: If the backbone does not start from pretrained weights.
     """
     if not (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint'):
-        raise ValueError(f'{file} has no place: the backbone {cfg.model.backbone.type} has no pretrained weights')
+        raise UserError(f'--pretrained {file}: the backbone {cfg.model.backbone.type} has no pretrained weights')
     cfg.model.backbone.init_cfg.checkpoint = file

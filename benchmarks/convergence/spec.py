@@ -1,18 +1,20 @@
-"""What a benchmark of convergence consists of: reading and checking its spec."""
+"""The spec of a convergence benchmark: reading it, checking it, and the identity of its runs."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 from mmengine.config import Config
 
 from mmdet_edge.config.types import type_of
+from mmdet_edge.errors import UserError
 from mmdet_edge.paths import get_config_path
 
-from .report import ConvergenceRun, tuned_learning_rate
+from .measures import check_known, tuned_results
+from .results import RunKey, RunResult
 
 PROTOCOLS = ('mask-branch', 'full')
 TUNED = 'tuned'
@@ -27,37 +29,6 @@ OBSERVING_HOOKS = ('MaskBranchEvalHook', 'EdgeVisualizationHook')
 
 
 @dataclass(frozen=True)
-class RunKey:
-    """Which training: one line of the results.
-
-    Args:
-        setting (str): Name of the setting.
-        budget (int | None): Training iterations, over which the learning rate is annealed; None for the schedule of
-            the config.
-        learning_rate (float | None): None for that of the config.
-        seed (int): Of weights and order of the data.
-    """
-
-    setting: str
-    budget: Optional[int]
-    learning_rate: Optional[float]
-    seed: int
-
-    @property
-    def folder(self) -> Path:
-        """Where the training's work dir is, below that of the benchmark: one folder a setting, one below a seed."""
-        budget = 'own-schedule' if self.budget is None else str(self.budget)
-        rate = '' if self.learning_rate is None else f'_lr{self.learning_rate:g}'
-        return Path('runs', budget, f'{self.setting}{rate}', f'seed{self.seed}')
-
-    def __str__(self) -> str:
-        """Return the run for people to read."""
-        rate = '' if self.learning_rate is None else f', lr {self.learning_rate:g}'
-        budget = '' if self.budget is None else f', {self.budget} steps'
-        return f'{self.setting}{budget}{rate}, seed {self.seed}'
-
-
-@dataclass(frozen=True)
 class Spec:
     """A benchmark, as a file in specs/ describes it.
 
@@ -66,10 +37,12 @@ class Spec:
         protocol (str): 'mask-branch': a detector is trained once and its RoI features are cached; then only mask heads
             are trained, from scratch. 'full': every run trains everything.
         config (str): Config of the baseline, as :func:`mmdet_edge.get_config_path` takes it.
-        settings (dict[str, dict]): Name -> ``config`` (by default the spec's) and ``cfg_options`` on top of it.
+        settings (dict[str, dict]): The variants that are compared: name -> ``config`` (by default the spec's) and
+            ``cfg_options`` on top of it.
         runs (list[dict]): Blocks of runs, each all combinations of ``settings``, ``seeds``, ``budgets`` (by default the
             schedules of the configs) and ``learning_rates`` (by default those of the configs).
-            ``learning_rates='tuned'`` is the baseline's best at each budget, once its runs are done.
+            ``learning_rates='tuned'`` is the baseline's best at each budget, once its runs are finished. A budget is
+            a number of training iterations.
         baseline (str): Name of the setting that the others are compared with.
         metrics (list[str]): Keys of the metrics that are compared; the learning rate is tuned by the first.
         features (dict): For 'mask-branch': ``num_train`` and ``num_val`` RoIs to cache, with ``jitter`` (see
@@ -77,7 +50,7 @@ class Spec:
         gpus (int): Of one run. Defaults to 1; with more, runs start through tools/dist_train.sh.
 
     Raises:
-        ValueError: If something is missing or unknown.
+        UserError: If something is missing or unknown.
     """
 
     name: str
@@ -93,65 +66,71 @@ class Spec:
     def __post_init__(self) -> None:
         """Check what would otherwise fail hours later."""
         if self.protocol not in PROTOCOLS:
-            raise ValueError(f'{self.name}: protocol must be one of {PROTOCOLS}, got {self.protocol!r}')
+            raise UserError(f'{self.name}: protocol must be one of {PROTOCOLS}, got {self.protocol!r}')
         if self.protocol == 'mask-branch' and set(self.features) != FEATURES:
-            raise ValueError(f'{self.name}: features must have {sorted(FEATURES)}, got {sorted(self.features)}')
+            raise UserError(f'{self.name}: features must have {sorted(FEATURES)}, got {sorted(self.features)}')
         if self.protocol == 'mask-branch' and self.gpus > 1:
-            raise ValueError(f'{self.name}: a mask-branch run takes one GPU, got gpus={self.gpus}')
+            raise UserError(f'{self.name}: a mask-branch run takes one GPU, got gpus={self.gpus}')
         if self.baseline not in self.settings:
-            raise ValueError(f'{self.name}: the baseline {self.baseline!r} is not among the settings')
+            raise UserError(f'{self.name}: the baseline {self.baseline!r} is not among the settings')
         for name, setting in self.settings.items():
             if unknown := set(setting) - {'config', 'cfg_options'}:
-                raise ValueError(f'{self.name}: setting {name!r} has unknown keys {sorted(unknown)}')
-            get_config_path(setting.get('config', self.config))
+                raise UserError(f'{self.name}: setting {name!r} has unknown keys {sorted(unknown)}')
+            try:
+                get_config_path(setting.get('config', self.config))
+            except FileNotFoundError as error:
+                raise UserError(f'{self.name}: setting {name!r}: {error}') from None
         for block in self.runs:
             if unknown := set(block) - {'settings', 'seeds', 'budgets', 'learning_rates'}:
-                raise ValueError(f'{self.name}: a block of runs has unknown keys {sorted(unknown)}')
+                raise UserError(f'{self.name}: a block of runs has unknown keys {sorted(unknown)}')
             if 'settings' not in block or 'seeds' not in block:
-                raise ValueError(f'{self.name}: a block of runs needs settings and seeds, got {sorted(block)}')
+                raise UserError(f'{self.name}: a block of runs needs settings and seeds, got {sorted(block)}')
             rates = block.get('learning_rates', [])
             if isinstance(rates, str) and rates != TUNED:
-                raise ValueError(f'{self.name}: learning_rates must be a list or {TUNED!r}, got {rates!r}')
+                raise UserError(f'{self.name}: learning_rates must be a list or {TUNED!r}, got {rates!r}')
             for name in block['settings']:
                 if name not in self.settings:
-                    raise ValueError(f'{self.name}: unknown setting {name!r}; there are: {", ".join(self.settings)}')
+                    raise UserError(f'{self.name}: unknown setting {name!r}; there are: {", ".join(self.settings)}')
 
     @property
     def tuning_metric(self) -> str:
         """The metric by which learning rates are compared."""
         return self.metrics[0]
 
-    def keys(self, results: Sequence[ConvergenceRun]) -> tuple[list[RunKey], bool]:
+    def keys(self, results: Sequence[RunResult]) -> tuple[list[RunKey], bool]:
         """Return the runs of the benchmark.
 
         Args:
-            results (Sequence[ConvergenceRun]): What is there already.
+            results (Sequence[RunResult]): What is finished.
 
         Returns:
-            tuple[list[RunKey], bool]: The runs that are known, in the order of the spec but those with a tuned learning
-            rate last, each once; and whether these are all, that is, whether no block waits for a rate to be tuned.
+            tuple[list[RunKey], bool]: The runs that are known, each once, in the order of the spec, but those with a
+            tuned learning rate last; and whether these are all, that is, no block waits for a rate to be tuned.
+
+        Raises:
+            UserError: If the spec or the results have nothing to tune a rate by.
         """
         fixed = [key for block in self.runs if block.get('learning_rates') != TUNED for key in _keys(block)]
-        done = {(run.setting, run.budget, run.learning_rate, run.seed) for run in results}
-        keys = list(fixed)
-        complete = True
+        done = {result.key for result in results}
+        keys, complete = list(fixed), True
         for block in self.runs:
             if block.get('learning_rates') != TUNED:
                 continue
             for budget in block.get('budgets', [None]):
                 tuning = [key for key in fixed if key.setting == self.baseline and key.budget == budget]
                 if not tuning:
-                    raise ValueError(f'{self.name}: no runs of {self.baseline!r} to tune the learning rate at {budget}')
-                if any((k.setting, k.budget, k.learning_rate, k.seed) not in done for k in tuning):
+                    raise UserError(f'{self.name}: no runs of {self.baseline!r} to tune the learning rate at {budget}')
+                if not done.issuperset(tuning):
                     complete = False
                     continue
-                rate = tuned_learning_rate(results, self.baseline, budget, self.tuning_metric)
-                keys += _keys({**block, 'budgets': [budget], 'learning_rates': [rate]})
+                check_known('metric', [self.tuning_metric], {name for result in results for name in result.metrics})
+                tuned = tuned_results(results, self.baseline, budget, self.tuning_metric)
+                keys += _keys({**block, 'budgets': [budget], 'learning_rates': [tuned[0].key.learning_rate]})
         return list(dict.fromkeys(keys)), complete
 
 
 def _keys(block: Mapping[str, Any]) -> Iterable[RunKey]:
-    """Return all combinations of a block; seeds outermost, so that what is there early is comparable."""
+    """Return all combinations of a block; seeds outermost, so that the first results are comparable."""
     return [
         RunKey(setting, budget, rate, seed)
         for seed in block['seeds']
@@ -171,17 +150,19 @@ def read_spec(path: Union[str, Path]) -> Spec:
         Spec: Checked.
 
     Raises:
-        FileNotFoundError: If there is no such file, or a config that it names.
-        ValueError: If a field is missing or unknown, or has an impossible value.
+        UserError: If there is no such file or a config that it names, or if a field is missing, unknown or impossible.
     """
-    fields = Config.fromfile(path).to_dict()
+    try:
+        fields = Config.fromfile(path).to_dict()
+    except (OSError, SyntaxError) as error:
+        raise UserError(f'{path} is no spec that can be read: {error}') from None
     known = set(Spec.__dataclass_fields__) - {'name'}
     # What starts with an underscore is the file's own.
     fields = {key: value for key, value in fields.items() if not key.startswith('_')}
     if unknown := set(fields) - known:
-        raise ValueError(f'{path}: unknown fields {sorted(unknown)}; known are {sorted(known)}')
+        raise UserError(f'{path}: unknown fields {sorted(unknown)}; known are {sorted(known)}')
     if missing := known - set(fields) - {'features', 'gpus'}:
-        raise ValueError(f'{path}: fields missing: {sorted(missing)}')
+        raise UserError(f'{path}: fields missing: {sorted(missing)}')
     return Spec(name=Path(path).stem, **fields)
 
 

@@ -1,4 +1,4 @@
-"""What was tried beside the package's edge loss and left out of it: for the specs only."""
+"""Variants of the edge loss that were tried and are not part of the package: for the specs only."""
 
 from collections.abc import Sequence
 from typing import Any, Union
@@ -29,7 +29,8 @@ class TriedEdgeLoss(EdgeLoss):
             (1,).
         normalized (bool): Whether each kernel is divided by the sum of its positive entries, its largest response to a
             binary mask, so that one weight should fit all. Defaults to False.
-        **kwargs: Arguments of :class:`EdgeLoss`, except ``filters``.
+        exponent (float): As in :class:`EdgeLoss`. Defaults to 2.0.
+        loss_weight (float): As in :class:`EdgeLoss`. Defaults to 1.0.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class TriedEdgeLoss(EdgeLoss):
         kernels: Union[str, Sequence[str]] = 'sobel',
         dilations: Sequence[int] = (1,),
         normalized: bool = False,
-        **kwargs: Any,
+        exponent: float = 2.0,
+        loss_weight: float = 1.0,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(exponent=exponent, loss_weight=loss_weight)
         names = [kernels] if isinstance(kernels, str) else kernels
         self.kernels = tuple(k for n in names for k in (KERNELS[n] if n in KERNELS else get_edge_kernels([n])))
         bank = torch.tensor(self.kernels, dtype=torch.float32)
@@ -49,7 +51,7 @@ class TriedEdgeLoss(EdgeLoss):
         self.dilations = tuple(dilations)
 
     def instance_losses(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return the mean of the map: dilated kernels are none of the fast ones."""
+        """Return the mean of the map: there is no faster way for dilated kernels."""
         return self.edge_disagreement(pred, target).mean(dim=(1, 2))
 
     def edge_disagreement(self, pred: Tensor, target: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ class TriedEdgeLoss(EdgeLoss):
 
 @HOOKS.register_module()
 class EdgeLossScheduleHook(Hook):
-    """Moves an option of every edge loss in a straight line over the training.
+    """Changes an option of every edge loss linearly over the training run.
 
     Args:
         option (str): 'loss_weight' or 'exponent'.

@@ -4,7 +4,8 @@ All three run in turn in one process, forward and backward, on the same logits (
 
 - "BCE": mmdet's mask cross entropy;
 - "edge": EdgeLoss;
-- "two convolutions": prediction and target each convolved, then the norm of the difference, as one writes it first.
+- "two convolutions": prediction and target are convolved separately, then the norm of the difference is taken: the
+  obvious way to write the edge loss.
 
 With --grow the cost is measured over the number of masks, their size and the number of kernels instead, and drawn.
 """
@@ -75,7 +76,7 @@ def make_steps(
     kernels = torch.tensor(get_edge_kernels(filters), dtype=torch.float32, device=device)[:, None]
 
     def step(loss: Callable[[], Tensor]) -> Callable[[], Any]:
-        # Leaves no gradient behind, whose end would be counted with the next run.
+        # Not backward(): it would leave a gradient, and the next run would be charged for freeing it.
         return lambda: torch.autograd.grad(loss().sum(), pred)
 
     return {
@@ -86,12 +87,12 @@ def make_steps(
     }
 
 
-def measure(setting: dict, repeats: int, device: str) -> dict:
-    """Measure one setting and return its row."""
-    steps = make_steps(**setting, device=device)
+def measure(inputs: dict, repeats: int, device: str) -> dict:
+    """Measure one kind of inputs and return its row."""
+    steps = make_steps(**inputs, device=device)
     seconds = time_in_turn(steps, repeats, device)
     return dict(
-        **setting,
+        **inputs,
         milliseconds={name: 1000 * float(np.median(values)) for name, values in seconds.items()},
         edge_to_bce=asdict(time_ratio(seconds['edge'], seconds['BCE'])),
         two_convolutions_to_edge=asdict(time_ratio(seconds['two convolutions'], seconds['edge'])),
@@ -125,8 +126,8 @@ def draw(rows: list[dict], path: Path) -> None:
     for axes, (label, value), part in zip(grid, axes_of.items(), GROWTH):
         chosen = [row for row in rows if row['part'] == part]
         x = [value(row) for row in chosen]
-        for (name, _), colour in zip(chosen[0]['milliseconds'].items(), ('#333333', '#d55e00', '#0072b2')):
-            axes.plot(x, [row['milliseconds'][name] for row in chosen], 'o-', color=colour, label=name)
+        for (name, _), color in zip(chosen[0]['milliseconds'].items(), ('#333333', '#d55e00', '#0072b2')):
+            axes.plot(x, [row['milliseconds'][name] for row in chosen], 'o-', color=color, label=name)
         if part != 'kernels':
             axes.set_xscale('symlog' if 0 in x else 'log', base=2)
         axes.set_xticks(x, [str(v) for v in x], rotation=45)
@@ -141,9 +142,8 @@ def draw(rows: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
-@one_line_errors
-def main() -> None:
-    """Measure, print, write."""
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rois', type=int, default=256, help='number of masks (default: 256)')
     parser.add_argument('--size', type=int, default=28, help='their height and width (default: 28)')
@@ -156,7 +156,13 @@ def main() -> None:
     parser.add_argument('--grow', action='store_true', help='measure how the cost grows')
     parser.add_argument('--figure', help='with --grow: image file to draw')
     parser.add_argument('--out', help='JSON file to write')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+@one_line_errors
+def main() -> None:
+    """Measure, print, write."""
+    args = parse_args()
     if args.figure and not args.grow:
         raise UserError('--figure draws how the cost grows: add --grow')
     for name in ('size', 'classes', 'repeats', 'threads'):
@@ -167,15 +173,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     MMLogger.get_current_instance().setLevel('ERROR')
     common = dict(rois=args.rois, size=args.size, classes=args.classes, filters=args.filters)
-    settings = [('', {**common, 'exponent': p}) for p in args.exponents]
+    cases: list[tuple[str, dict]] = [('', {**common, 'exponent': p}) for p in args.exponents]
     if args.grow:
         common['exponent'] = args.exponents[0]
-        settings = [(part, {**common, **change}) for part, changes in GROWTH.items() for change in changes]
-    rows = [
-        {'part': part, **measure(setting, args.repeats, args.device)} for part, setting in track(settings, 'measuring')
-    ]
+        cases = [(part, {**common, **change}) for part, changes in GROWTH.items() for change in changes]
+    rows = [{'part': part, **measure(inputs, args.repeats, args.device)} for part, inputs in track(cases, 'measuring')]
     title = f'{describe_machine(args.device)}; {args.repeats} runs in turn; median [95 % interval]'
-    # Wide enough also where the output goes to a file.
+    # Wide enough even if the output goes to a file.
     console = Console()
     console.width = max(console.width, 160)
     console.print(make_table(rows, title))

@@ -4,9 +4,9 @@ CONFIG is a file or a name such as mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py
 heads (see apply_edge_agreement) and with loss_edge=None, which equals mmdet's head. Both are built with the
 same weights and run in turn in one process, on the same images and with the same random numbers.
 
-Without --mask-branch: the whole step (losses, backward, optimizer) on images of --data-root, or on made-up ones. With
-it: forward, losses and backward of the mask head alone, of a cascade that of the first stage, on --rois random RoIs
-with given targets.
+Without --mask-branch, the whole step (losses, backward, optimizer) is measured, on images of --data-root or on
+synthetic ones. With it, forward, losses and backward of the mask head alone (in a cascade, that of the first stage), on
+--rois random RoIs with given targets.
 """
 
 import argparse
@@ -30,7 +30,6 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
@@ -54,19 +53,15 @@ def check_at_least_1(args: argparse.Namespace, *names: str) -> None:
 
 
 def read_config(name: str, options: dict, data_root: str) -> Config:
-    """Read the config, its data moved to ``data_root``."""
-    if '::' in name:
-        cfg = get_config(name)
-        cfg.merge_from_dict(options)
-    else:
-        cfg = load_config(name, options)
+    """Read the config, with its data in ``data_root``."""
+    cfg = load_config(name, options)
     if data_root:
         override_data_root(cfg, cfg.get('data_root', ''), data_root)
     return cfg
 
 
 def mask_heads(model: dict) -> Iterator[dict]:
-    """Yield the configs of a model's mask heads, wherever they stand."""
+    """Yield the configs of a model's mask heads, wherever they are."""
     for key, value in model.items():
         if key == 'mask_head':
             yield from value if isinstance(value, list) else [value]
@@ -88,7 +83,7 @@ def edge_and_plain(cfg: Config) -> dict[str, ConfigDict]:
 
 
 def load_batches(cfg: Config, data_root: str, number: int) -> list[dict]:
-    """Return training batches from the config's data set, or made-up ones of COCO's size."""
+    """Return training batches from the config's data set, or synthetic ones of COCO's size."""
     if not data_root:
         size = [3, 800, 1333]
         return [demo_mm_inputs(1, [size], num_items=[8], num_classes=3, with_mask=True) for _ in range(number)]
@@ -102,7 +97,7 @@ def load_batches(cfg: Config, data_root: str, number: int) -> list[dict]:
 def whole_step(model: nn.Module, cfg: Config, batches: list[dict]) -> Callable[[], Any]:
     """Return a function that trains on the batches, one after the other, with the same random numbers each time."""
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    # Both models are to stay what they are: other weights mean other RoIs, and other costs.
+    # The weights must not change: other weights mean other RoIs, and other costs.
     for group in optim_wrapper.param_groups:
         group['lr'] = 0.0
 
@@ -129,7 +124,7 @@ def mask_branch_step(head: nn.Module, rois: int, device: str) -> Callable[[], No
 
     def run() -> None:
         preds = head(features)
-        # HTC's gives the features for the next stage, too.
+        # HTC's head also returns the features for the next stage.
         preds = preds[0] if isinstance(preds, list) else preds
         # Cutting targets out of masks is the same for both, and noisy.
         with patch.object(head, 'get_targets', lambda **_: targets):
@@ -140,25 +135,84 @@ def mask_branch_step(head: nn.Module, rois: int, device: str) -> Callable[[], No
     return run
 
 
-@one_line_errors
-def main() -> None:
-    """Measure, print, write."""
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, or mmdet::NAME')
+    parser.add_argument('config', help='config file, or mmdet::FOLDER/NAME.py')
     parser.add_argument('--mask-branch', action='store_true', help='only the mask head')
     parser.add_argument('--rois', type=int, default=128, help='with --mask-branch: number of RoIs (default: 128)')
-    parser.add_argument('--data-root', default='', help='folder of the training data (default: made-up images)')
+    parser.add_argument('--data-root', default='', help='folder of the training data (default: synthetic images)')
     parser.add_argument('--batches', type=int, default=2, help='batches that a run trains on (default: 2)')
     parser.add_argument('--batch-size', type=int, default=1, help='images of a batch (default: 1)')
     parser.add_argument('--repeats', type=int, default=11, help='measured runs of each (default: 11)')
     parser.add_argument('--device', default='cpu', help='default: cpu')
     parser.add_argument('--threads', type=int, help="CPU threads (default: torch's choice)")
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override settings of the config: key=value'
-    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override options of the config: key=value')
     parser.add_argument('--trace', help='file for a table of where the time of an edge step goes, by torch.profiler')
     parser.add_argument('--out', help='JSON file to write')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def build_models(configs: dict[str, ConfigDict], mask_branch: bool, device: str) -> tuple[dict[str, nn.Module], str]:
+    """Build the models with the same weights.
+
+    Args:
+        configs (dict[str, ConfigDict]): Of the detector with plain mask heads and with edge heads.
+        mask_branch (bool): Whether to build only the first mask head.
+        device (str): Where they are.
+
+    Returns:
+        tuple[dict[str, nn.Module], str]: The models in training mode, by name, and what they are.
+    """
+    measured = 'whole step'
+    if mask_branch:
+        heads = {name: list(mask_heads(cfg)) for name, cfg in configs.items()}
+        configs = {name: first for name, (first, *_) in heads.items()}
+        last = len(heads['plain']) - 1
+        measured = f'mask head of stage 0 of 0 to {last}' if last else 'mask head'
+    models: dict[str, nn.Module] = {name: MODELS.build(cfg) for name, cfg in configs.items()}
+    models['plain'].init_weights()
+    # Strictly: the two have the same parameters.
+    models['edge'].load_state_dict(models['plain'].state_dict())
+    return {name: model.to(device).train() for name, model in models.items()}, measured
+
+
+def report(args: argparse.Namespace, measured: str, steps: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Measure the steps and print a table.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        measured (str): What the steps are.
+        steps (dict[str, Callable]): The steps with plain mask heads and with edge heads.
+
+    Returns:
+        dict: What --out writes.
+    """
+    seconds = time_in_turn(steps, args.repeats, args.device)
+    memory = {name: peak_memory(step, args.device) for name, step in steps.items()}
+    ratio, memory_ratio = time_ratio(seconds['edge'], seconds['plain']), memory['edge'] / memory['plain']
+    machine = describe_machine(args.device)
+    table = Table('mask head', 's a run (median)', 'peak memory MB', title=f'{args.config}, {measured}: {machine}')
+    for name in steps:
+        table.add_row(name, f'{np.median(seconds[name]):.3f}', f'{memory[name] / 1e6:.0f}')
+    table.add_row('edge / plain', f'{ratio} ({args.repeats} pairs)', f'{memory_ratio:.3f}')
+    Console().print(table)
+    return dict(
+        config=args.config,
+        measured=measured,
+        machine=machine,
+        arguments=vars(args),
+        time_ratio=asdict(ratio),
+        memory_ratio=memory_ratio,
+        seconds=seconds,
+        bytes=memory,
+    )
+
+
+@one_line_errors
+def main() -> None:
+    """Measure, print, write."""
+    args = parse_args()
     check_at_least_1(args, 'rois', 'batches', 'batch_size', 'repeats')
     for path in filter(None, (args.trace, args.out)):
         check_writable('output', path, is_folder=False)
@@ -170,49 +224,19 @@ def main() -> None:
     check_pretrained(cfg.model)
     check_amp(cfg)
     cfg.train_dataloader.batch_size = args.batch_size
-    models: dict[str, nn.Module] = {}
-    measured = 'whole step'
-    for name, model_cfg in edge_and_plain(cfg).items():
-        if args.mask_branch:
-            head, *others = mask_heads(model_cfg)
-            models[name] = MODELS.build(head)
-            measured = f'mask head of stage 0 of 0 to {len(others)}' if others else 'mask head'
-        else:
-            models[name] = MODELS.build(model_cfg)
-    models['plain'].init_weights()
-    # Strictly: the two have the same parameters.
-    models['edge'].load_state_dict(models['plain'].state_dict())
-    for model in models.values():
-        model.to(args.device).train()
+    models, measured = build_models(edge_and_plain(cfg), args.mask_branch, args.device)
     if args.mask_branch:
         steps = {name: mask_branch_step(head, args.rois, args.device) for name, head in models.items()}
     else:
         batches = load_batches(cfg, args.data_root, args.batches)
         steps = {name: whole_step(model, cfg, batches) for name, model in models.items()}
-    seconds = time_in_turn(steps, args.repeats, args.device)
-    memory = {name: peak_memory(step, args.device) for name, step in steps.items()}
-    ratio = time_ratio(seconds['edge'], seconds['plain'])
-    machine = describe_machine(args.device)
-    table = Table('mask head', 's a run (median)', 'peak memory MB', title=f'{args.config}, {measured}: {machine}')
-    for name in steps:
-        table.add_row(name, f'{np.median(seconds[name]):.3f}', f'{memory[name] / 1e6:.0f}')
-    memory_ratio = memory['edge'] / memory['plain']
-    table.add_row('edge / plain', f'{ratio} ({args.repeats} pairs)', f'{memory_ratio:.3f}')
-    Console().print(table)
+    result = report(args, measured, steps)
     if args.trace:
         with torch.profiler.profile() as trace:
             steps['edge']()
         Path(args.trace).write_text(trace.key_averages().table(sort_by='self_cpu_time_total', row_limit=40))
     if args.out:
-        result = dict(
-            config=args.config,
-            measured=measured,
-            machine=machine,
-            arguments=vars(args),
-            time_ratio=asdict(ratio),
-            memory_ratio=memory_ratio,
-        )
-        Path(args.out).write_text(json.dumps(dict(result, seconds=seconds, bytes=memory), indent=1))
+        Path(args.out).write_text(json.dumps(result, indent=1))
 
 
 if __name__ == '__main__':

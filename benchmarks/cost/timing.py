@@ -1,4 +1,4 @@
-"""Time and memory of things that do the same work, measured so that they can be compared."""
+"""Time and memory of functions that do the same work, measured so that they can be compared."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.utils.dl_utils import collect_env
+from scipy.stats import bootstrap
 from torch.profiler import ProfilerActivity, profile
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer something takes than something else.
+    """How many times longer a function takes than another.
 
     Args:
         median (float): Median of the ratios of the paired runs.
@@ -33,31 +34,28 @@ class Ratio:
 def time_in_turn(functions: Mapping[str, Callable[[], Any]], repeats: int, device: str = 'cpu') -> dict[str, list]:
     """Run functions in turn, so that all of them see the same machine.
 
+    Not by ``torch.utils.benchmark.Timer``, which runs each function at least twice more before each measured run.
+
     Args:
         functions (Mapping[str, Callable]): Name -> what to measure. Each is run once before, unmeasured.
-        repeats (int): Measured runs of each.
-        device (str): Where they run. On CUDA the time is that between two events on the current stream, after
-            everything before has ended. Defaults to 'cpu'.
+        repeats (int): Number of measured runs of each.
+        device (str): Where they run. A CUDA device has finished all its work when a clock is read. Defaults to 'cpu'.
 
     Returns:
         dict[str, list]: Name -> seconds of each run.
     """
-    cuda = torch.device(device).type == 'cuda'
+
+    def now() -> float:
+        if torch.device(device).type == 'cuda':
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     seconds: dict[str, list] = {name: [] for name in functions}
     for turn in range(repeats + 1):
         for name, function in functions.items():
-            if cuda:
-                torch.cuda.synchronize(device)
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                function()
-                end.record()
-                end.synchronize()
-                elapsed = start.elapsed_time(end) / 1000
-            else:
-                begin = time.perf_counter()
-                function()
-                elapsed = time.perf_counter() - begin
+            start = now()
+            function()
+            elapsed = now() - start
             if turn:
                 seconds[name].append(elapsed)
     return seconds
@@ -71,20 +69,23 @@ def time_ratio(seconds: list, baseline: list) -> Ratio:
         baseline (list[float]): Of the run beside it.
 
     Returns:
-        Ratio: Median of ``seconds / baseline`` with its 95 % interval, from 2000 bootstrap samples.
+        Ratio: Median of ``seconds / baseline`` with its 95 % interval, from 2000 bootstrap samples; of a single run the
+        interval is that ratio.
 
     Example:
         >>> time_ratio([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
         Ratio(median=0.5, low=0.5, high=0.5)
     """
     ratios = np.array(seconds) / np.array(baseline)
-    samples = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
-    low, high = np.quantile(np.median(samples, axis=1), (0.025, 0.975))
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+    low = high = median = float(np.median(ratios))
+    if len(ratios) > 1:
+        samples = bootstrap((ratios,), np.median, n_resamples=2000, method='percentile', random_state=0)
+        low, high = map(float, samples.confidence_interval)
+    return Ratio(median, low, high)
 
 
 def peak_memory(function: Callable[[], Any], device: str = 'cpu') -> int:
-    """Measure how much memory torch holds at most for a function, beyond what it holds before.
+    """Measure how much memory torch allocates at most for a function, beyond what is allocated before.
 
     Args:
         function (Callable): What to measure. It should free nothing that was there before.
@@ -102,8 +103,8 @@ def peak_memory(function: Callable[[], Any], device: str = 'cpu') -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         function()
-    held = [event.nbytes() for event in trace.profiler.kineto_results.events() if event.name() == '[memory]']
-    return int(np.cumsum([0, *held]).max())
+    allocated = [event.nbytes() for event in trace.profiler.kineto_results.events() if event.name() == '[memory]']
+    return int(np.cumsum([0, *allocated]).max())
 
 
 def describe_machine(device: str = 'cpu') -> str:
@@ -116,7 +117,7 @@ def describe_machine(device: str = 'cpu') -> str:
 
 
 def cpu_name() -> str:
-    """Return the processor's name, or 'CPU' where the system does not tell."""
+    """Return the processor's name, or 'CPU' where the system does not report it."""
     try:
         with open('/proc/cpuinfo') as info:
             return next(line.split(':')[1].strip() for line in info if line.startswith('model name'))

@@ -1,16 +1,16 @@
-"""Does a training survive being killed? Kills one again and again, resumes it, and compares it with an undisturbed one.
+"""Does a training run survive being killed? Kills one many times, resumes it, and compares it with an undisturbed one.
 
 Trains a small detector on generated images, on the CPU, with tools/train.py. Each start meets one fault, in turn:
 
 - in a step, in an evaluation, while it starts: SIGKILL and SIGTERM in turn, at a random moment of these;
-- inside a write: a checkpoint is written by half;
-- after a write: a checkpoint has its name, and nothing has happened since;
+- inside a write: half of a checkpoint is written;
+- after a write: a checkpoint has its final name, and nothing has happened since;
 - truncated: killed in a step, then the latest checkpoint is cut, as a file system might after a power failure;
-- disk full: a checkpoint does not fit (a limit of the file size); the training ends by itself.
+- disk full: a checkpoint does not fit (a limit of the file size); the training run ends by itself.
 
-After each, all checkpoints must be whole but the one that was cut, and no process may be left. The losses of all steps,
-and weights and momentum at the end, must equal those of the undisturbed training bit for bit. Writes report.json to the
-work dir; exits with 1 if a promise is broken.
+After each fault, all checkpoints except the one that was cut must be intact, and no process may be left. The losses of
+all iterations, and weights and momentum at the end, must equal those of the undisturbed run bit for bit. Writes
+report.json to the work dir; exits with 1 if a promise is broken.
 """
 
 import argparse
@@ -36,7 +36,8 @@ from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, ValLoop
 from mmdet_edge import get_config_path
 from mmdet_edge.analysis import read_run
 from mmdet_edge.datasets import make_shapes_dataset
-from mmdet_edge.engine import atomic_local_backend
+from mmdet_edge.engine.atomic_local_backend import UNFINISHED, AtomicLocalBackend
+from mmdet_edge.errors import UserError, one_line_errors
 
 CONFIG = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py')
 TRAIN = Path(__file__).parents[2] / 'tools' / 'train.py'
@@ -72,63 +73,56 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=30, help='number of faults (default: 30)')
-    parser.add_argument('--steps', type=int, help='length of the training (default: 2 for each fault, and 10)')
-    parser.add_argument('--workers', type=int, default=0, help='processes that load data (default: 0)')
-    parser.add_argument('--seed', type=int, default=0, help='of the moments, not of the training (default: 0)')
+    parser.add_argument('--steps', type=int, help='training iterations (default: 10, and 2 for each fault)')
+    parser.add_argument('--workers', type=int, default=0, help='dataloader workers (default: 0)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the moments of the faults (default: 0)')
     parser.add_argument('--work-dir', type=Path, default='work_dirs/kill_and_resume', help='(default: %(default)s)')
     args = parser.parse_args()
     args.steps = args.steps or 2 * args.kills + 10
     return args
 
 
+def call_before(owner: Any, name: str, count: int, reached: Callable[[], None]) -> None:
+    """Call a function before a method is called for the ``count``-th time."""
+    original, counter = getattr(owner, name), itertools.count(1)
+
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        if next(counter) == count:
+            reached()
+        return original(*args, **kwargs)
+
+    setattr(owner, name, replacement)
+
+
 def pause_at(fault: str, count: int, reached: Callable[[], None]) -> None:
-    """Change the code that trains so that it says when the moment of a fault is there; to be called in the child.
+    """Change the code that trains so that it reports the moment of a fault; to be called in the child.
 
     Args:
         fault (str): One of ``FAULTS``.
-        count (int): At which step, image of the evaluation or write of this start.
-        reached (Callable): What says it.
+        count (int): At which iteration, image of the evaluation or write of this start.
+        reached (Callable): Reports it.
     """
-    counter = itertools.count(1)
+    fsync, replace = os.fsync, os.replace
 
-    def before(owner: Any, name: str) -> None:
-        original = getattr(owner, name)
+    def half(descriptor: int) -> None:
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+        fsync(descriptor)
+        reached()
+        time.sleep(600)
 
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            if next(counter) == count:
-                reached()
-            return original(*args, **kwargs)
-
-        setattr(owner, name, replacement)
+    def renamed(source: Any, target: Any) -> None:
+        replace(source, target)
+        reached()
+        time.sleep(600)
 
     if fault in ('in a step', 'truncated'):
-        before(IterBasedTrainLoop, 'run_iter')
+        call_before(IterBasedTrainLoop, 'run_iter', count, reached)
     elif fault == 'in an evaluation':
-        before(ValLoop, 'run_iter')
-    elif fault in ('inside a write', 'after a write'):
-        put = atomic_local_backend.AtomicLocalBackend.put
-        fsync, replace = os.fsync, os.replace
-
-        def half(descriptor: int) -> None:
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-            fsync(descriptor)
-            reached()
-            time.sleep(600)
-
-        def renamed(source: Any, target: Any) -> None:
-            replace(source, target)
-            reached()
-            time.sleep(600)
-
-        def paused_put(self: Any, obj: bytes, filepath: str) -> None:
-            if next(counter) == count:
-                if fault == 'inside a write':
-                    os.fsync = half
-                else:
-                    os.replace = renamed
-            put(self, obj, filepath)
-
-        atomic_local_backend.AtomicLocalBackend.put = paused_put
+        call_before(ValLoop, 'run_iter', count, reached)
+    elif fault == 'inside a write':
+        call_before(AtomicLocalBackend, 'put', count, lambda: setattr(os, 'fsync', half))
+    elif fault == 'after a write':
+        call_before(AtomicLocalBackend, 'put', count, lambda: setattr(os, 'replace', renamed))
 
 
 def train(work_dir: Path, options: dict[str, Any], prepare: Callable[[], None]) -> None:
@@ -138,13 +132,13 @@ def train(work_dir: Path, options: dict[str, Any], prepare: Callable[[], None]) 
     os.dup2(log, 1)
     os.dup2(log, 2)
     prepare()
-    settings = [f'{key}={value}' for key, value in options.items()]
-    sys.argv = [str(TRAIN), CONFIG, '--work-dir', str(work_dir), '--resume', '--cfg-options', *settings]
+    cfg_options = [f'{key}={value}' for key, value in options.items()]
+    sys.argv = [str(TRAIN), CONFIG, '--work-dir', str(work_dir), '--resume', '--cfg-options', *cfg_options]
     runpy.run_path(str(TRAIN), run_name='__main__')
 
 
 class Victim:
-    """A training that is killed and resumed.
+    """A training run that is killed and resumed.
 
     Args:
         work_dir (Path): Its work dir.
@@ -155,7 +149,7 @@ class Victim:
     def __init__(self, work_dir: Path, options: dict[str, Any], moments: random.Random) -> None:
         self.work_dir, self.options, self.random = work_dir, options, moments
         self.log = work_dir.with_suffix('.log')
-        # The checkpoint that was cut, until another takes its place; whether the next start has to notice it.
+        # The checkpoint that was cut, until another replaces it; whether the next start has to notice it.
         self.truncated, self.notice = Path(), False
 
     def run(self) -> None:
@@ -164,10 +158,10 @@ class Victim:
         process.start()
         process.join()
         if process.exitcode:
-            sys.exit(f'error: the training ended with {process.exitcode}; its log is {self.log}')
+            raise UserError(f'the training run ended with {process.exitcode}; its log is {self.log}')
 
-    def suffer(self, fault: str, end: signal.Signals) -> dict[str, Any]:
-        """Start the training, let it meet a fault, and look at what is left.
+    def run_until_fault(self, fault: str, end: signal.Signals) -> dict[str, Any]:
+        """Start the training run, let it meet a fault, and check what is left.
 
         Args:
             fault (str): One of ``FAULTS``.
@@ -176,15 +170,39 @@ class Victim:
         Returns:
             dict: What happened; 'broken' lists the promises that were broken.
         """
-        read, write = os.pipe()
         size = max((path.stat().st_size for path in self.checkpoints()), default=0)
         logged = self.log.stat().st_size if self.log.exists() else 0
+        process = self._start(fault, size // 2)
+        if fault != 'disk full':
+            # As Slurm does: only the process itself. What it has started has to notice.
+            os.kill(process.pid, end)
+        killed = time.time()
+        process.join()
+        broken = [] if fault == 'disk full' else self._check_end(process, end, killed)
+        seconds = time.time() - killed
+        text = self.log.read_text(errors='replace')[logged:]
+        if fault == 'disk full':
+            broken += self._check_full_disk(process.exitcode, text)
+        broken += self._check_checkpoints(text)
+        iterations = [int(path.stem.split('_')[1]) for path in self.checkpoints()]
+        self.notice = fault == 'truncated' and len(iterations) > 1
+        if self.notice:
+            # The checkpoint that was noted: a resume does not look at one that was killed before that.
+            self.truncated = Path((self.work_dir / 'last_checkpoint').read_text())
+            os.truncate(self.truncated, size // 2)
+        return dict(
+            fault=fault, signal=end.name, seconds_to_end=round(seconds, 2), checkpoints=iterations, broken=broken
+        )
+
+    def _start(self, fault: str, file_size: int) -> Any:
+        """Start the training run and wait for the moment of the fault."""
+        read, write = os.pipe()
         count = self.random.randint(1, 2 if 'write' in fault else 5)
 
         def prepare() -> None:
             pause_at(fault, count, lambda: os.write(write, b'!') and None)
             if fault == 'disk full':
-                resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
         process = PROCESSES.Process(target=train, args=(self.work_dir, self.options, prepare))
         process.start()
@@ -195,37 +213,10 @@ class Victim:
             select.select([read], [], [])
             time.sleep(self.random.uniform(0, 0.5))
         os.close(read)
-        if fault != 'disk full':
-            # As Slurm does: the process itself. What it started has to notice.
-            os.kill(process.pid, end)
-        killed = time.time()
-        process.join()
-        broken = [] if fault == 'disk full' else self._check_end(process, end, killed)
-        seconds = time.time() - killed
-        text = self.log.read_text(errors='replace')[logged:]
-        errors = [line for line in text.splitlines() if line.startswith('error: ')]
-        if fault == 'disk full' and not (
-            process.exitcode == 1 and len(errors) == 1 and 'no space to save' in errors[0]
-        ):
-            broken.append(f'a full disk ended with {process.exitcode} and {errors}')
-        if fault == 'disk full' and self._unfinished():
-            broken.append(f'a full disk left {self._unfinished()}')
-        if self.notice and ': resuming from the one before' not in text:
-            broken.append('a truncated checkpoint went unnoticed')
-        damaged = [path for path in self.checkpoints() if not is_whole(path)]
-        broken += [f'{path.name} is damaged' for path in damaged if path.name != self.truncated.name]
-        if self.truncated.name not in [path.name for path in damaged]:
-            self.truncated = Path()
-        steps = [int(path.stem.split('_')[1]) for path in self.checkpoints()]
-        self.notice = fault == 'truncated' and len(steps) > 1
-        if self.notice:
-            # Not one that was killed before it was noted: the resume does not look at that.
-            self.truncated = Path((self.work_dir / 'last_checkpoint').read_text())
-            os.truncate(self.truncated, size // 2)
-        return dict(fault=fault, signal=end.name, seconds_to_end=round(seconds, 2), checkpoints=steps, broken=broken)
+        return process
 
     def _check_end(self, process: Any, end: signal.Signals, killed: float) -> list[str]:
-        """Wait until the children of a killed training are gone."""
+        """Wait until the children of a killed run are gone."""
         if process.exitcode != -end:
             return [f'it ended with {process.exitcode} before it was killed']
         while time.time() < killed + 30:
@@ -235,14 +226,32 @@ class Victim:
                 return []
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
-        return ['30 s after the training, processes of it are left']
+        return ['30 s after the run, processes of it are left']
+
+    def _check_full_disk(self, exitcode: int, text: str) -> list[str]:
+        """Check that a full disk ends a run with one line and no unfinished file."""
+        broken = []
+        errors = [line for line in text.splitlines() if line.startswith('error: ')]
+        if exitcode != 1 or len(errors) != 1 or 'no space to save' not in errors[0]:
+            broken.append(f'a full disk ended with {exitcode} and {errors}')
+        if unfinished := [path.name for path in self.work_dir.glob(f'.*{UNFINISHED}')]:
+            broken.append(f'a full disk left {unfinished}')
+        return broken
+
+    def _check_checkpoints(self, text: str) -> list[str]:
+        """Check that all checkpoints are intact, and that the truncated one was noticed."""
+        broken = []
+        if self.notice and ': resuming from the one before' not in text:
+            broken.append('a truncated checkpoint was not noticed')
+        damaged = [path.name for path in self.checkpoints() if not is_intact(path)]
+        broken += [f'{name} is damaged' for name in damaged if name != self.truncated.name]
+        if self.truncated.name not in damaged:
+            self.truncated = Path()
+        return broken
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints, the latest last."""
         return sorted(self.work_dir.glob('iter_*.pth'), key=lambda path: int(path.stem.split('_')[1]))
-
-    def _unfinished(self) -> list[str]:
-        return [path.name for path in self.work_dir.glob(f'.*{atomic_local_backend.UNFINISHED}')]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -250,8 +259,8 @@ def read(path: Path) -> dict[str, Any]:
     return CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
 
 
-def is_whole(path: Path) -> bool:
-    """Tell whether a checkpoint can be read."""
+def is_intact(path: Path) -> bool:
+    """Return whether a checkpoint can be read."""
     try:
         read(path)
     except Exception:
@@ -271,21 +280,20 @@ def differences(one: Any, two: Any, name: str = '') -> list[str]:
 
 
 def compare(killed: Victim, undisturbed: Victim) -> list[str]:
-    """Return where two trainings differ."""
+    """Return where two training runs differ."""
     one, two = (read(victim.checkpoints()[-1]) for victim in (killed, undisturbed))
     found = [found for key in ('state_dict', 'optimizer') for found in differences(one[key], two[key], key)]
     for key in ('loss', 'lr', 'coco/segm_mAP'):
-        # An evaluation that was killed is not repeated: compare those of the steps that both have.
+        # An evaluation that was killed is not repeated: compare those that both have.
         one, two = (dict(zip(*read_run(victim.work_dir).curve(key))) for victim in (killed, undisturbed))
-        found += [f'{key} of step {step}' for step in one if one[step] != two[step]]
+        found += [f'{key} of iteration {i}' for i in one if one[i] != two[i]]
         if key == 'loss' and one.keys() != two.keys():
-            found.append('the steps that were logged')
+            found.append('the iterations that were logged')
     return found
 
 
-def main() -> None:
-    """Train, kill and compare."""
-    args = parse_args()
+def make_victims(args: argparse.Namespace) -> tuple[Victim, Victim]:
+    """Generate the data and return the run that is killed and the undisturbed one."""
     shutil.rmtree(args.work_dir, ignore_errors=True)
     args.work_dir.mkdir(parents=True)
     make_shapes_dataset(str(args.work_dir / 'data'), num_train=8, num_val=2, size=96)
@@ -294,35 +302,37 @@ def main() -> None:
         options[f'{split}_dataloader.num_workers'] = args.workers
         options[f'{split}_dataloader.persistent_workers'] = args.workers > 0
     moments = random.Random(args.seed)
-    undisturbed = Victim(args.work_dir / 'undisturbed', options, moments)
-    killed = Victim(args.work_dir / 'killed', options, moments)
+    return tuple(Victim(args.work_dir / name, options, moments) for name in ('killed', 'undisturbed'))
 
+
+@one_line_errors
+def main() -> None:
+    """Train, kill and compare."""
+    args = parse_args()
+    killed, undisturbed = make_victims(args)
     started = time.time()
     undisturbed.run()
-    print(f'undisturbed: {args.steps} steps in {time.time() - started:.0f} s', flush=True)
-    report: list[dict[str, Any]] = []
+    print(f'undisturbed: {args.steps} iterations in {time.time() - started:.0f} s', flush=True)
+    faults: list[dict[str, Any]] = []
     for number, fault in zip(range(1, args.kills + 1), itertools.cycle(FAULTS)):
-        report.append(killed.suffer(fault, signal.SIGTERM if number % 2 else signal.SIGKILL))
-        print(f'{number}/{args.kills}', *(f'{key}: {value}' for key, value in report[-1].items()), sep='  ', flush=True)
+        faults.append(killed.run_until_fault(fault, signal.SIGTERM if number % 2 else signal.SIGKILL))
+        print(f'{number}/{args.kills}', *(f'{key}: {value}' for key, value in faults[-1].items()), sep='  ', flush=True)
     killed.run()
-    different = compare(killed, undisturbed)
-    broken = [promise for line in report for promise in line['broken']]
     summary = dict(
         steps=args.steps,
         workers=args.workers,
-        kills=len(report),
-        broken=broken,
-        different=different,
-        slowest_end=max(line['seconds_to_end'] for line in report),
+        kills=len(faults),
+        broken=[promise for line in faults for promise in line['broken']],
+        different=compare(killed, undisturbed),
+        slowest_end=max(line['seconds_to_end'] for line in faults),
         torch=torch.__version__,
     )
-    atomic_local_backend.AtomicLocalBackend().put_text(
-        json.dumps(dict(summary, faults=report), indent=1), args.work_dir / 'report.json'
-    )
+    report = json.dumps(dict(summary, faults=faults), indent=1)
+    AtomicLocalBackend().put_text(report, args.work_dir / 'report.json')
     for path in sorted(args.work_dir.glob('*/*.pth')):
         path.unlink()
     print(*(f'{key}: {value}' for key, value in summary.items()), sep='\n')
-    sys.exit(1 if broken or different else 0)
+    sys.exit(1 if summary['broken'] or summary['different'] else 0)
 
 
 if __name__ == '__main__':

@@ -1,14 +1,13 @@
-"""Does a long training grow or slow down? Trains the demo's edge config and watches memory, open files and time.
+"""Does a long training run grow or slow down? Trains the demo's edge config and watches memory, open files and time.
 
-With evaluations and checkpoints, 20 in all. Memory and files are those of the process and of those that load its data;
-allocated is what the process has asked malloc for and not freed, without what malloc keeps; time is processor time of
-the process, since a wall clock tells what else the machine does. Each is fitted by a line (Theil and Sen), without the
-first fifth of the steps: it grows if the 95 % interval of the slope lies above 0 and the line rises, over all steps, by
-more than 2 % (time: 5 %). The number of open files may not rise at all. Caches fill up first, over some 300 steps:
-with fewer than 2000, values are reported and not judged.
+The run has 20 evaluations and checkpoints. Memory and open files are those of the process and its dataloader workers;
+"allocated" is what the process has requested from malloc and not freed, without what malloc caches; time is processor
+time of the process, since a wall clock also measures the other work of the machine. A line is fitted to each value
+(Theil and Sen), without the first fifth of the iterations. A value grows if the 95 % interval of the slope is above 0
+and the line rises by more than 2 % (time: 5 %) over all iterations. The number of open files must not rise at all.
+Caches fill up during the first 300 iterations or so: with fewer than 2000, values are reported and not judged.
 
-Reads /proc, and asks glibc: Linux only. Writes report.json and soak.png to the work dir; exits with 1 if something
-grows.
+Reads /proc, and asks glibc: Linux only. Writes report.json and soak.png to the work dir; exits with 1 if a value grows.
 """
 
 import argparse
@@ -33,23 +32,26 @@ from mmdet_edge.config.edits import use_safe_checkpoints
 from mmdet_edge.datasets import make_shapes_dataset
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
 from mmdet_edge.engine.launch import build_runner, load_config
+from mmdet_edge.errors import one_line_errors
 
 CONFIG = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py')
 WINDOWS = 20
 JUDGED = 2000
 TOLERANCES = {'memory': 0.02, 'allocated': 0.02, 'time': 0.05}
-WATCHED = {'memory': 'MB', 'allocated': 'MB', 'files': 'open files', 'time': 'processor seconds a step'}
+WATCHED = {'memory': 'MB', 'allocated': 'MB', 'files': 'open files', 'time': 'processor seconds an iteration'}
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--steps', type=int, default=2000, help='at least 100 (default: 2000)')
-    parser.add_argument('--size', type=int, default=160, help='of the images, in pixels (default: 160, as in the demo)')
+    parser.add_argument('--steps', type=int, default=2000, help='training iterations, at least 100 (default: 2000)')
+    parser.add_argument(
+        '--size', type=int, default=160, help='size of the images in pixels (default: 160, as in the demo)'
+    )
     parser.add_argument('--work-dir', type=Path, default='work_dirs/soak', help='removed before (default: %(default)s)')
     args = parser.parse_args()
     if args.steps < 5 * WINDOWS:
-        parser.error(f'--steps: at least {5 * WINDOWS}, got {args.steps}')
+        parser.error(f'--steps must be at least {5 * WINDOWS}, got {args.steps}')
     return args
 
 
@@ -60,7 +62,7 @@ def processes() -> list[Path]:
 
 
 def memory() -> float:
-    """Return the resident memory in MB; what processes share counts in parts."""
+    """Return the resident memory in MB; each process counts its part of what they share."""
     rollups = ((process / 'smaps_rollup').read_text() for process in processes())
     return sum(int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith('Pss:')) / 1024
 
@@ -91,13 +93,13 @@ def open_files() -> int:
 
 
 class SoakHook(Hook):
-    """Watches a training; one row each time it has made a number of steps.
+    """Watches a training run and keeps one row of values for each window of iterations.
 
     Args:
-        window (int): That number.
+        window (int): Iterations of a window.
     """
 
-    # After what saves checkpoints.
+    # After the hook that saves checkpoints.
     priority = 'LOWEST'
 
     def __init__(self, window: int) -> None:
@@ -105,21 +107,21 @@ class SoakHook(Hook):
         self.rows: list[dict[str, float]] = []
         self.seconds: list[float] = []
         self.started = time.time()
-        self.step_started = 0.0
+        self.iteration_started = 0.0
 
-    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Start the clock: evaluations are not part of a step."""
-        self.step_started = time.process_time()
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Start the clock: evaluations are not part of an iteration."""
+        self.iteration_started = time.process_time()
 
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Stop it; add a row if it is time to."""
-        self.seconds.append(time.process_time() - self.step_started)
-        step = runner.iter + 1
-        if step % self.window:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Stop the clock; add a row at the end of a window."""
+        self.seconds.append(time.process_time() - self.iteration_started)
+        done = runner.iter + 1
+        if done % self.window:
             return
-        # Half of the steps write logs or checkpoints at most: the median is that of steps that do not.
+        # At most half of the iterations write logs or checkpoints: the median is that of the others.
         row = dict(
-            step=step,
+            step=done,
             memory=memory(),
             allocated=allocated(),
             files=open_files(),
@@ -127,10 +129,11 @@ class SoakHook(Hook):
         )
         self.seconds = []
         self.rows.append(row)
-        left = (time.time() - self.started) / step * (runner.max_iters - step)
+        left = (time.time() - self.started) / done * (runner.max_iters - done)
         print(
-            f'step {step}/{runner.max_iters}: {row["memory"]:.0f} MB, {row["allocated"]:.0f} MB allocated, '
-            f'{row["files"]} open files, {row["time"]:.3f} processor seconds a step; about {left / 60:.0f} min left',
+            f'iteration {done}/{runner.max_iters}: {row["memory"]:.0f} MB, {row["allocated"]:.0f} MB allocated, '
+            f'{row["files"]} open files, {row["time"]:.3f} processor seconds an iteration; about {left / 60:.0f} min '
+            'left',
             flush=True,
         )
 
@@ -139,10 +142,10 @@ def judge(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
     """Fit a line to each value.
 
     Args:
-        rows (list[dict]): Steps and values.
+        rows (list[dict]): Iterations and values.
 
     Returns:
-        dict[str, dict]: Of each value: its median, the relative growth over all steps with its 95 % interval, and
+        dict[str, dict]: For each value its median, the relative growth over all iterations with its 95 % interval, and
         whether it grows.
     """
     rows = rows[WINDOWS // 5 :]
@@ -161,58 +164,73 @@ def judge(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, float]], verdict: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draw the values over the steps."""
+    """Draw the values over the iterations."""
     figure, all_axes = plt.subplots(1, len(WATCHED), figsize=(14, 3), layout='constrained')
     for axes, (name, unit) in zip(all_axes, WATCHED.items()):
         axes.plot([row['step'] for row in rows], [row[name] for row in rows], 'o-', color='#0072b2')
         low, high = verdict[name]['interval']
         axes.set_title(f'growth {verdict[name]["growth"]:+.1%} [{low:+.1%}, {high:+.1%}]', fontsize=10)
-        axes.set_xlabel('step')
+        axes.set_xlabel('iteration')
         axes.set_ylabel(f'{name}: {unit}' if unit == 'MB' else unit)
         axes.set_ylim(0, 1.3 * max(row[name] for row in rows))
     figure.savefig(path, dpi=100)
 
 
-def main() -> None:
-    """Train, watch and judge."""
-    args = parse_args()
-    # Several threads burn processor time while they wait for each other, the more the more others use the machine.
-    torch.set_num_threads(1)
-    shutil.rmtree(args.work_dir, ignore_errors=True)
-    make_shapes_dataset(str(args.work_dir / 'data'), num_train=100, num_val=10, size=args.size)
-    window = args.steps // WINDOWS
+def train(steps: int, size: int, work_dir: Path) -> list[dict[str, float]]:
+    """Train on generated images and return what was watched.
+
+    Args:
+        steps (int): Training iterations.
+        size (int): Height and width of the images.
+        work_dir (Path): Receives data, logs and checkpoints; what is there is removed.
+
+    Returns:
+        list[dict]: The rows of :class:`SoakHook`.
+    """
+    shutil.rmtree(work_dir, ignore_errors=True)
+    make_shapes_dataset(str(work_dir / 'data'), num_train=100, num_val=10, size=size)
+    window = steps // WINDOWS
     options = {
-        'data_root': str(args.work_dir / 'data'),
-        'train_cfg.max_iters': args.steps,
+        'data_root': str(work_dir / 'data'),
+        'train_cfg.max_iters': steps,
         'train_cfg.val_interval': window,
         'default_hooks.checkpoint.interval': window,
-        'train_dataloader.dataset.pipeline.2.scale': (args.size, args.size),
-        'val_dataloader.dataset.pipeline.1.scale': (args.size, args.size),
+        'train_dataloader.dataset.pipeline.2.scale': (size, size),
+        'val_dataloader.dataset.pipeline.1.scale': (size, size),
         'custom_hooks.1.interval': window,
-        'param_scheduler.1.end': args.steps,
+        'param_scheduler.1.end': steps,
         'log_level': 'WARNING',
     }
-    cfg = load_config(CONFIG, options, str(args.work_dir / 'run'))
+    cfg = load_config(CONFIG, options, str(work_dir / 'run'))
     use_safe_checkpoints(cfg)
     runner = build_runner(cfg)
     hook = SoakHook(window)
     runner.register_hook(hook)
     runner.train()
-
-    verdict = judge(hook.rows)
-    report = dict(steps=args.steps, size=args.size, torch=torch.__version__, verdict=verdict, rows=hook.rows)
-    AtomicLocalBackend().put_text(json.dumps(report, indent=1), args.work_dir / 'report.json')
-    draw(hook.rows, verdict, args.work_dir / 'soak.png')
-    for checkpoint in (args.work_dir / 'run').glob('*.pth'):
+    for checkpoint in (work_dir / 'run').glob('*.pth'):
         checkpoint.unlink()
+    return hook.rows
+
+
+@one_line_errors
+def main() -> None:
+    """Train, watch and judge."""
+    args = parse_args()
+    # Threads that wait for each other burn processor time, the more so on a busy machine.
+    torch.set_num_threads(1)
+    rows = train(args.steps, args.size, args.work_dir)
+    verdict = judge(rows)
+    report = dict(steps=args.steps, size=args.size, torch=torch.__version__, verdict=verdict, rows=rows)
+    AtomicLocalBackend().put_text(json.dumps(report, indent=1), args.work_dir / 'report.json')
+    draw(rows, verdict, args.work_dir / 'soak.png')
     for name, found in verdict.items():
         low, high = found['interval']
         print(
-            f'{name}: {found["median"]:.4g} {WATCHED[name]}, growth over {args.steps} steps {found["growth"]:+.2%} '
-            f'[{low:+.2%}, {high:+.2%}]{", GROWS" if found["grows"] else ""}'
+            f'{name}: {found["median"]:.4g} {WATCHED[name]}, growth over {args.steps} iterations '
+            f'{found["growth"]:+.2%} [{low:+.2%}, {high:+.2%}]{", GROWS" if found["grows"] else ""}'
         )
     if args.steps < JUDGED:
-        print(f'fewer than {JUDGED} steps: not judged')
+        print(f'fewer than {JUDGED} iterations: not judged')
     elif any(found['grows'] for found in verdict.values()):
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-# Mask R-CNN R50-FPN on COCO, 1x: for 8 GPUs, and not run by us. python -m benchmarks.convergence SPEC
+# Mask R-CNN R50-FPN on COCO, 1x, for 8 GPUs; not run yet.
 protocol = 'full'
 gpus = 8
 config = 'mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py'

@@ -1,5 +1,5 @@
-# Which stages of a cascade: the edge loss in all three, or in the last only. The learning rate is the one that the
-# baseline of nuclei_full.py was tuned to.
+# Which stages of a cascade: the edge loss in all three, or only in the last. The learning rate is that of the baseline of
+# nuclei_full.py, tuned there.
 _base_ = './_base_/full.py'
 config = 'cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_1xb4-300i_nuclei.py'
 

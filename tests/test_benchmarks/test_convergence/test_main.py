@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.convergence import __main__ as main_module
 from benchmarks.convergence import save_roi_features
 
 from ...test_tools.conftest import ROOT, lines_with
@@ -82,7 +83,7 @@ def write_spec(folder, budgets=(3,), seeds=(0, 1), edge_weight=1.0, edge_classes
 
 
 def write_features(work_dir):
-    """Write what would otherwise be made of a detector."""
+    """Write what a detector would give."""
     generator = torch.Generator().manual_seed(0)
     for part, number in (('train', 8), ('val', 4)):
         targets = torch.rand(number, 28, 28, generator=generator) > 0.5
@@ -97,7 +98,7 @@ def read_results(work_dir):
 
 
 def starts(work_dir):
-    """The times at which trainings were started, by folder."""
+    """The starts of runs, by folder."""
     return sorted(str(p.parent.relative_to(work_dir)) for p in work_dir.glob('runs/**/vis_data'))
 
 
@@ -112,7 +113,7 @@ def finished_once(tmp_path_factory):
 
 @pytest.fixture
 def finished(finished_once, tmp_path):
-    """A copy of that, to go on with."""
+    """A copy of that, to be resumed."""
     shutil.copytree(finished_once[0], tmp_path, dirs_exist_ok=True)
     return tmp_path
 
@@ -137,12 +138,13 @@ def test_from_start_to_end(finished_once):
         # Only these: no losses, times or learning rates.
         assert all(key.startswith('mask_branch/') for key in result['metrics'])
     assert len({r['config_sha256'] for r in results}) == 4
-    # Seeds and settings are different trainings.
+    # Seeds and settings give different runs.
     assert len({r['metrics']['mask_branch/BCE'] for r in results}) == 4
-    assert len(lines_with(output, r'(baseline|edge), 3 steps, seed [01]: mask_branch/mIoU 0\.\d{4} \(\d+ s; ')) == 4
+    pattern = r'(baseline|edge), 3 iterations, seed [01]: mask_branch/mIoU 0\.\d{4} \(\d+ s; '
+    assert len(lines_with(output, pattern)) == 4
     assert f'report: {folder}/bench/report/report.md' in output.replace('\n', '')
     report = (folder / 'bench/report/report.md').read_text()
-    assert '## 3 steps' in report and lines_with(report, r"^\| edge \| config's \| 2 \| 0\.\d{4} ± ")
+    assert '## 3 iterations' in report and lines_with(report, r"^\| edge \| config's \| 2 \| 0\.\d{4} ± ")
     assert len(starts(folder / 'bench')) == 4
     log = (folder / 'bench/runs/3/edge/seed1/console.log').read_text()
     assert 'Iter(train) [3/3]' in log and 'loss_edge' in log
@@ -161,7 +163,8 @@ def test_changed_option_reruns_its_setting(finished):
     write_spec(finished, edge_weight=5.0)
     assert call(finished, '--check').endswith(f'2 runs are missing in {finished}/bench/results.jsonl\n')
     output = call(finished)
-    assert lines_with(output, 'edge, 3 steps, seed 0:') and not lines_with(output, 'baseline, 3 steps, seed 0:')
+    assert lines_with(output, 'edge, 3 iterations, seed 0:')
+    assert not lines_with(output, 'baseline, 3 iterations, seed 0:')
     results = read_results(finished / 'bench')
     assert results[:4] == before and [(r['setting'], r['seed']) for r in results[4:]] == [('edge', 0), ('edge', 1)]
     # The last line of a run counts, and nothing is left of the one before.
@@ -175,7 +178,7 @@ def test_broken_last_line(finished):
     lost = json.loads(lines[-1])
     path.write_text(''.join(lines)[:-30])
     before = path.read_text()
-    # Not repaired by who only looks, as another call may be writing that line.
+    # --check and --report do not repair it: another call may be writing that line.
     assert call(finished, '--check').startswith('1 runs are missing') and path.read_text() == before
     call(finished, '--report')
     assert path.read_text() == before
@@ -192,13 +195,12 @@ def test_check_and_report_start_nothing(tmp_path):
     write_spec(tmp_path)
     write_features(tmp_path / 'bench')
     assert call(tmp_path, '--check').endswith(f'4 runs are missing in {tmp_path}/bench/results.jsonl\n')
-    assert f'error: [Errno 2] No such file or directory: {str(tmp_path / "bench/results.jsonl")!r}' in call(
-        tmp_path, '--report', code=1
-    )
+    message = f'error: there are no results yet: {tmp_path}/bench/results.jsonl does not exist'
+    assert call(tmp_path, '--report', code=1).splitlines()[-1] == message
     assert [p.name for p in (tmp_path / 'bench').iterdir()] == ['features']
 
 
-def test_check_tells_that_more_runs_follow(tmp_path):
+def test_check_reports_that_more_runs_follow(tmp_path):
     path = write_spec(tmp_path, budgets=(2,), seeds=(0,), settings=('baseline',))
     fixed = "dict(settings=['baseline'], budgets=[2], seeds=[0], learning_rates=[0.1, 0.2])"
     tuned = "dict(settings=['edge'], budgets=[2], seeds=[0], learning_rates='tuned')"
@@ -217,14 +219,14 @@ def test_report_against_another_setting(finished):
     assert "error: no run has the setting 'nothing'" in call(finished, '--report', '--baseline', 'nothing', code=1)
 
 
-def test_mistakes_are_told_in_one_line(tmp_path):
+def test_mistakes_are_reported_in_one_line(tmp_path):
     path = write_spec(tmp_path, settings=('baseline', 'egde'))
     options = ('--work-dir', tmp_path / 'bench')
     output = Call(path, *options).end(1)
     assert output.splitlines()[-1] == "error: tiny: unknown setting 'egde'; there are: baseline, edge"
     write_spec(tmp_path)
     assert call(tmp_path, '--jobs', '0', code=1).splitlines()[-1] == (
-        'error: there must be at least 1 training at a time, got 0'
+        'error: there must be at least 1 training run at a time, got 0'
     )
     # No features, and no data to make them of.
     message = f'error: data root not found: {tmp_path}/nowhere/ (train_dataloader of the config).'
@@ -232,19 +234,19 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     assert not (tmp_path / 'bench').exists()
 
 
-def test_training_that_fails(finished):
+def test_a_run_that_fails(finished):
     """Not even the result of its predecessor, which is in the same folder, may be taken for its own."""
     before = read_results(finished / 'bench')
     # Labels are 0 and 1.
     write_spec(finished, edge_classes=1, seeds=(0, 1, 2))
     output = call(finished, '--jobs', '2', code=1)
-    pattern = r'^error: edge, 3 steps, seed ([01]) failed \(exit code 1\); the end of (.*):$'
+    pattern = r'^error: edge, 3 iterations, seed ([01]) failed \(exit code 1\); the end of (.*):$'
     (seed, log) = re.search(pattern, output, re.MULTILINE).groups()
     assert log == f'{finished}/bench/runs/3/edge/seed{seed}/console.log'
     assert 'out of bounds' in output.splitlines()[-1] and 'out of bounds' in Path(log).read_text()
     results = read_results(finished / 'bench')
     assert results[:4] == before and all(r['setting'] == 'baseline' for r in results[4:])
-    # Put right, it goes on.
+    # Corrected, it resumes.
     write_spec(finished, seeds=(0, 1, 2))
     call(finished, '--jobs', '2')
     results = read_results(finished / 'bench')
@@ -262,37 +264,37 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
-def test_interrupted_and_called_twice(finished):
+def test_a_call_that_is_ended_resumes_and_bars_a_second_one(finished):
     before = read_results(finished / 'bench')
     write_spec(finished, budgets=(3, LONG))
     first = Call(finished / 'tiny.py', '--work-dir', finished / 'bench', '--jobs', '2')
-    trainings = []
+    runs = []
     try:
         wait_for(lambda: len(list((finished / 'bench').glob(f'runs/{LONG}/*/seed0/*/vis_data/scalars.json'))) == 2)
-        trainings = children(first.process.pid)
-        assert len(trainings) == 2
+        runs = children(first.process.pid)
+        assert len(runs) == 2
 
         output = call(finished, code=1)
         assert output.splitlines()[-1] == f'error: {finished}/bench: another call of this benchmark is running there'
-        assert children(first.process.pid) == trainings
+        assert children(first.process.pid) == runs
 
         os.kill(first.process.pid, signal.SIGTERM)
         first.end(143)
-        assert not [pid for pid in trainings if Path(f'/proc/{pid}').exists()]
+        assert not [pid for pid in runs if Path(f'/proc/{pid}').exists()]
     except BaseException:
-        for pid in (first.process.pid, *trainings):
+        for pid in (first.process.pid, *runs):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         raise
     assert read_results(finished / 'bench') == before
 
-    # The same command goes on, here with fewer steps.
+    # The same command resumes, here with fewer iterations.
     write_spec(finished, budgets=(3, 4))
     call(finished, '--jobs', '2')
     results = read_results(finished / 'bench')
     assert results[:4] == before and [r['budget'] for r in results[4:]] == [4] * 4
     report = (finished / 'bench/report/report.md').read_text()
-    assert '## 4 steps' in report and '## How many times fewer steps' in report
+    assert '## 4 iterations' in report and '## Speed-up: ' in report
     assert (finished / 'bench/report/convergence.png').is_file()
 
 
@@ -317,8 +319,8 @@ def options(**more):
     return ['--cfg-options', *(f'{key}={value}' for key, value in values.items())]
 
 
-def test_full_training(shapes, tmp_path):
-    """Everything is trained; with another option anew, not from the checkpoint that is there."""
+def test_full_training(shapes_folder, tmp_path):
+    """Everything is trained; with another option from scratch, not from the checkpoint that is there."""
 
     def write(lr):
         path = tmp_path / 'tiny.py'
@@ -331,7 +333,7 @@ def test_full_training(shapes, tmp_path):
 
     for number, rate in enumerate((0.001, 0.002), start=1):
         write(rate)
-        call(tmp_path, '--data-root', shapes, *options())
+        call(tmp_path, '--data-root', shapes_folder, *options())
         results = read_results(tmp_path / 'bench')
         assert len(results) == number and results[-1]['protocol'] == 'full'
         assert {'mask_branch/mIoU', 'mask_branch/image_boundary_IoU_1px'} <= set(results[-1]['metrics'])
@@ -343,21 +345,23 @@ def test_full_training(shapes, tmp_path):
     assert first['config_sha256'] != second['config_sha256'] and first['metrics'] != second['metrics']
 
 
-def test_features_are_made_of_a_detector(shapes, tmp_path):
+def test_features_come_from_a_detector(shapes_folder, tmp_path):
     path = write_spec(tmp_path, budgets=(2,), seeds=(0,))
     # As many channels as the detector has, and classes.
     path.write_text(
         path.read_text().replace("'in_channels': 4", "'in_channels': 64").replace(": 2, 'type'", ": 6, 'type'")
     )
     path.write_text(path.read_text().replace("'num_classes': 2", "'num_classes': 6"))
-    more = ['--data-root', shapes, *options(**{'train_cfg.max_iters': 1, 'default_hooks.logger.interval': 1})]
+    more = ['--data-root', shapes_folder, *options(**{'train_cfg.max_iters': 1, 'default_hooks.logger.interval': 1})]
     output = call(tmp_path, *more)
     assert lines_with(output, 'training the detector') and lines_with(output, 'caching its RoI features')
     assert (tmp_path / 'bench/detector/iter_1.pth').is_file() and len(read_results(tmp_path / 'bench')) == 2
+    # Nobody would read an evaluation of it.
+    assert 'Iter(val)' not in (tmp_path / 'bench/detector/train.log').read_text()
     labels = tmp_path / 'bench/features/val/labels.npy'
     made = labels.stat().st_mtime_ns
 
-    # Taken again, as long as nothing of the detector changes.
+    # Used again, as long as nothing of the detector changes.
     text = path.read_text()
     path.write_text(text.replace("['baseline', 'edge']", "['baseline']").replace("'seeds': [0]", "'seeds': [0, 1]"))
     output = call(tmp_path, *more)
@@ -365,3 +369,14 @@ def test_features_are_made_of_a_detector(shapes, tmp_path):
     assert len(read_results(tmp_path / 'bench')) == 3
     path.write_text(text.replace("'num_val': 4", "'num_val': 3"))
     assert 'features was made with another config or number of RoIs' in call(tmp_path, *more, code=1)
+
+
+def test_an_interrupt_ends_with_one_line(monkeypatch):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, 'argv', [TOOL, 'spec.py'])
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+    monkeypatch.setattr(main_module, 'run', interrupt)
+    with pytest.raises(SystemExit, match='^interrupted: call the same command again to resume$'):
+        main_module.main()

@@ -60,7 +60,7 @@ def test_data_set_gives_back_what_was_saved(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['features', 'targets', 'labels'])
-def test_data_set_with_a_file_missing(tmp_path, name):
+def test_data_set_names_a_missing_file(tmp_path, name):
     save_roi_features(tmp_path, *rois())
     (tmp_path / f'{name}.npy').unlink()
     with pytest.raises(FileNotFoundError, match=rf'RoIFeatureDataset: .* has no {name}\.npy'):

@@ -1,4 +1,4 @@
-"""What is cached of a detector: features, targets and labels of training and validation RoIs."""
+"""The cache of a detector: features, targets and labels of training and validation RoIs."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def test_validation_part_measures_what_the_detectors_evaluation_does(cached, det
         assert values[f'mask_branch/{name}'] == pytest.approx(expected[name], rel=0.03), name
 
 
-def test_validation_part_is_the_true_boxes(cached, detector_cfg, detector, val_dataset):
+def test_validation_part_is_the_ground_truth_boxes(cached, detector_cfg, detector, val_dataset):
     model, _ = detector
     dataset = RoIFeatureDataset(str(cached / 'val'))
     samples = [item['data_samples'] for item in val_dataset]
@@ -100,7 +100,9 @@ def test_training_part_is_what_the_mask_head_would_be_trained_on(detector_cfg, d
         return model
 
     monkeypatch.setattr(roi_feature_cache.MODELS, 'build', build_and_watch)
-    cache_roi_features(detector_cfg, detector[1], tmp_path, NUM_TRAIN, 1, jitter)
+    fractions = []
+    cache_roi_features(detector_cfg, detector[1], tmp_path, NUM_TRAIN, 1, jitter, fractions.append)
+    assert fractions == sorted(fractions) and fractions[-2:] == [NUM_TRAIN / (NUM_TRAIN + 1), 1]
     dataset = RoIFeatureDataset(str(tmp_path / 'train'))
     assert len(dataset) == NUM_TRAIN and dataset.features.shape == (NUM_TRAIN, 64, 14, 14)
     assert dataset.targets.dtype == bool and dataset.targets.shape == (NUM_TRAIN, 28, 28)
@@ -116,7 +118,7 @@ def test_training_part_is_what_the_mask_head_would_be_trained_on(detector_cfg, d
     assert torch.equal(
         torch.cat(rois[: len(found)])[:NUM_TRAIN, 1:], torch.cat([r.pos_priors for r in sampled])[:NUM_TRAIN]
     )
-    # Proposals of an untrained RPN are somewhere; the sampler adds the true boxes themselves.
+    # Proposals of an untrained RPN are somewhere; the sampler adds the ground-truth boxes themselves.
     priors, boxes = (torch.cat([getattr(r, name) for r in sampled]) for name in ('pos_priors', 'pos_gt_bboxes'))
     shifts = ((priors - boxes).abs() / (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)).amax(1)
     assert (shifts == 0).sum() > 0 and (shifts > 0.01).sum() > 0
@@ -125,7 +127,7 @@ def test_training_part_is_what_the_mask_head_would_be_trained_on(detector_cfg, d
     assert sum(len(part) for part in found[:-1]) < NUM_TRAIN
 
 
-def test_training_part_goes_over_the_images_again(detector_cfg, detector, tmp_path):
+def test_training_part_repeats_the_images(detector_cfg, detector, tmp_path):
     """Also with a loader that ends after each epoch, as in configs that train by epochs."""
     detector_cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
     # At most 2 positive RoIs of each of the 4 images.
@@ -134,7 +136,7 @@ def test_training_part_goes_over_the_images_again(detector_cfg, detector, tmp_pa
     assert len(RoIFeatureDataset(str(tmp_path / 'train'))) == 20
 
 
-def test_jittered_boxes():
+def test_jitter_moves_each_side_on_its_own():
     boxes = torch.tensor([[10.0, 20, 30, 60], [0, 0, 8, 4]]).repeat(200, 1)
     # Away from the border of the image.
     boxes += 10
@@ -150,7 +152,7 @@ def test_jittered_boxes():
     assert shifts.mean(0).abs().max() < 0.02
     assert torch.corrcoef(shifts.T).fill_diagonal_(0).abs().max() < 0.2
     assert torch.equal(proposals.scores, torch.ones(400))
-    # The true boxes are still there.
+    # The ground-truth boxes did not change.
     assert sample.gt_instances.bboxes is boxes and boxes[0].tolist() == [20, 30, 40, 70]
 
 
@@ -188,7 +190,7 @@ def empty_images(shapes_folder, folder, image_ids):
 
 @pytest.mark.parametrize('batch_size', [1, 3])
 @pytest.mark.parametrize('empty', [{0}, {1, 2}])
-def test_images_without_instances(detector_cfg, detector, shapes_folder, tmp_path, batch_size, empty):
+def test_images_without_instances_are_skipped(detector_cfg, detector, shapes_folder, tmp_path, batch_size, empty):
     number = empty_images(shapes_folder, tmp_path / 'data', empty)
     detector_cfg.val_dataloader.batch_size = batch_size
     detector_cfg.val_dataloader.dataset.data_root = str(tmp_path / 'data')
@@ -196,7 +198,7 @@ def test_images_without_instances(detector_cfg, detector, shapes_folder, tmp_pat
     assert len(RoIFeatureDataset(str(tmp_path / 'val'))) == number > 0
 
 
-def test_no_instance_at_all(detector_cfg, detector, shapes_folder, tmp_path):
+def test_validation_data_without_an_instance_is_an_error(detector_cfg, detector, shapes_folder, tmp_path):
     empty_images(shapes_folder, tmp_path / 'data', {0, 1, 2})
     detector_cfg.val_dataloader.dataset.data_root = str(tmp_path / 'data')
     with pytest.raises(ValueError, match='the validation data have no instance'):
@@ -204,7 +206,7 @@ def test_no_instance_at_all(detector_cfg, detector, shapes_folder, tmp_path):
     assert not (tmp_path / 'val').exists()
 
 
-def test_wrong_models(detector_cfg, detector, tmp_path):
+def test_models_without_one_mask_head_are_refused(detector_cfg, detector, tmp_path):
     _, checkpoint = detector
     theirs = f'{get_installed_path("mmdet")}/.mim/configs/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
     cfg = detector_cfg.copy()
@@ -220,7 +222,7 @@ def test_wrong_models(detector_cfg, detector, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_of_another_detector(detector_cfg, detector, tmp_path):
+def test_weights_of_another_detector_are_refused(detector_cfg, detector, tmp_path):
     model, checkpoint = detector
     # Not that only some of the weights are loaded, and the features are those of a random detector.
     detector_cfg.model.roi_head.mask_head.num_convs = 5

@@ -1,4 +1,4 @@
-"""The config of a run: what of the detector's it keeps, and how a budget changes it."""
+"""The config of a run: what it keeps of the detector's, and how a budget changes it."""
 
 import copy
 import functools
@@ -8,9 +8,11 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
+from benchmarks.convergence.results import RunKey
 from benchmarks.convergence.run_config import make_detector_config, make_run_config, place_features, set_budget
-from benchmarks.convergence.spec import RunKey, Spec, config_hash
+from benchmarks.convergence.spec import Spec, config_hash
 from mmdet_edge import get_config_path
+from mmdet_edge.errors import UserError
 
 from .conftest import SHAPES
 
@@ -59,19 +61,19 @@ def test_budget_keeps_what_ends_before():
 
 @pytest.mark.parametrize('budget', [1, 29, 30])
 def test_budget_within_the_warm_up(budget):
-    with pytest.raises(ValueError, match=rf"a budget of {budget} iterations is too short for \{{'type': '\w+LR'"):
+    with pytest.raises(UserError, match=rf"a budget of {budget} iterations is too short for \{{'type': '\w+LR'"):
         set_budget(read(), budget)
 
 
 def test_budget_before_a_milestone():
     cfg = read()
     cfg.param_scheduler = [dict(type='MultiStepLR', milestones=[40, 50], begin=0, end=300)]
-    with pytest.raises(ValueError, match='a budget of 49 iterations is too short for .*MultiStepLR'):
+    with pytest.raises(UserError, match='a budget of 49 iterations is too short for .*MultiStepLR'):
         set_budget(cfg, 49)
 
 
 def test_budget_of_a_config_that_trains_by_epochs():
-    with pytest.raises(ValueError, match='needs a config that trains by iterations, got .*max_epochs'):
+    with pytest.raises(UserError, match='needs a config that trains by iterations, got .*max_epochs'):
         set_budget(read(EPOCHS), 100)
 
 
@@ -98,7 +100,7 @@ def test_full_run_is_the_config_with_the_runs_own_values():
     cfg = make_run_config(full, RunKey('other', 60, 0.5, 4), options)
     expected = read()
     expected.optim_wrapper.clip_grad.max_norm = 3
-    # A setting goes before what is meant for all runs, and the run's rate before that of the setting.
+    # A setting overrides the options for all runs, and the run's rate overrides that of the setting.
     expected.model.backbone.depth = 50
     expected.optim_wrapper.optimizer.lr = 0.5
     expected.randomness = dict(seed=4)
@@ -197,7 +199,7 @@ def test_mask_branch_run_logs_its_training(budget, interval):
 
 
 def test_mask_branch_by_epochs():
-    with pytest.raises(ValueError, match='mask heads alone are trained by iterations, got .*max_epochs'):
+    with pytest.raises(UserError, match='mask heads alone are trained by iterations, got .*max_epochs'):
         make_run_config(spec('mask-branch', EPOCHS), RunKey('baseline', None, None, 0), {})
 
 
@@ -213,7 +215,13 @@ def test_features_are_placed(tmp_path):
     assert str(tmp_path) not in make_run_config(branch, key, {}).pretty_text
 
 
-def test_detector_is_the_baseline_as_it_stands():
+@pytest.mark.parametrize('options', [{'train_cfg.max_iters.x': 1}, {'param_scheduler.x': 1}])
+def test_options_that_do_not_fit_the_config_are_named(options):
+    with pytest.raises(UserError, match='options .* do not fit the config'):
+        make_detector_config(spec(), options)
+
+
+def test_detector_is_the_baseline_unchanged():
     cfg = make_detector_config(spec('mask-branch'), {'train_cfg.max_iters': 5})
     expected = read()
     expected.train_cfg.max_iters = 5

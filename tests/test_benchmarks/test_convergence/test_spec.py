@@ -1,4 +1,4 @@
-"""Specs of benchmarks: reading, checking, which runs they ask for, and what tells two configs apart."""
+"""Specs of benchmarks: reading, checking, which runs they ask for, and the identity of a run."""
 
 from pathlib import Path
 
@@ -7,10 +7,11 @@ from mmdet.registry import HOOKS, MODELS
 from mmdet.utils import register_all_modules
 
 from benchmarks.convergence.launcher import Launcher
-from benchmarks.convergence.report import ConvergenceRun
+from benchmarks.convergence.results import RunKey, RunResult
 from benchmarks.convergence.run_config import make_run_config
-from benchmarks.convergence.spec import RunKey, Spec, config_hash, read_spec
+from benchmarks.convergence.spec import Spec, config_hash, read_spec
 from mmdet_edge import get_config_path
+from mmdet_edge.errors import UserError
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import DEFAULT_LOSS_EDGE
 
 from .conftest import SHAPES
@@ -37,12 +38,11 @@ def spec(**changes):
 
 
 def result(setting='baseline', budget=60, rate=0.02, seed=0, value=0.5):
-    metrics = {} if value is None else {MIOU: value}
-    return ConvergenceRun(setting, budget, rate, seed, metrics, 1.0)
+    return RunResult(RunKey(setting, budget, rate, seed), {} if value is None else {MIOU: value}, 1.0)
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-def test_specs_of_the_repository(path):
+def test_specs_of_the_repository_can_be_run(path):
     read = read_spec(path)
     assert read.name == path.stem and read.tuning_metric == read.metrics[0]
     for setting in read.settings.values():
@@ -50,10 +50,9 @@ def test_specs_of_the_repository(path):
     keys, complete = read.keys([])
     waits = any(block.get('learning_rates') == 'tuned' for block in read.runs)
     assert keys and complete != waits
-    # Once what is known is done, nothing waits.
+    # Once what is known is finished, nothing waits.
     metrics = dict.fromkeys(read.metrics, 0.5)
-    done = [ConvergenceRun(k.setting, k.budget, k.learning_rate, k.seed, metrics, 1.0) for k in keys]
-    all_keys, complete = read.keys(done)
+    all_keys, complete = read.keys([RunResult(key, metrics, 1.0) for key in keys])
     assert complete and all_keys[: len(keys)] == keys and (len(all_keys) > len(keys)) == waits
 
 
@@ -78,25 +77,31 @@ def test_settings_of_the_repository(path, tried_edge_losses, peer_mask_losses):
     assert len(set(texts)) == len(texts)
 
 
-def test_there_are_specs():
+def test_the_repository_has_specs():
     assert len(FILES) >= 2
 
 
-def test_reading_a_spec(tmp_path):
+def test_a_spec_is_read_and_its_fields_are_checked(tmp_path):
     text = '\n'.join(f'{key} = {value!r}' for key, value in FIELDS.items())
     path = tmp_path / 'mine.py'
     path.write_text(text + '\n_helper = 3\n')
     assert read_spec(path) == Spec(name='mine', **FIELDS)
     path.write_text(text + '\ngpu = 2\nseed = 1\n')
-    with pytest.raises(ValueError, match=r"mine\.py: unknown fields \['gpu', 'seed'\]; known are .*'gpus'"):
+    with pytest.raises(UserError, match=r"mine\.py: unknown fields \['gpu', 'seed'\]; known are .*'gpus'"):
         read_spec(path)
     path.write_text('\n'.join(line for line in text.splitlines() if line.split()[0] not in ('baseline', 'runs')))
-    with pytest.raises(ValueError, match=r"mine\.py: fields missing: \['baseline', 'runs'\]"):
+    with pytest.raises(UserError, match=r"mine\.py: fields missing: \['baseline', 'runs'\]"):
         read_spec(path)
     # These two have defaults.
     path.write_text(text.replace('mask-branch', 'full').replace('features = ', '_features = '))
     assert read_spec(path).gpus == 1 and read_spec(path).features == {}
-    with pytest.raises(FileNotFoundError):
+
+
+@pytest.mark.parametrize('content, message', [(None, 'other.py'), ('settings = (', 'never closed')])
+def test_a_spec_that_cannot_be_read_is_named(tmp_path, content, message):
+    if content:
+        (tmp_path / 'other.py').write_text(content)
+    with pytest.raises(UserError, match=rf'other\.py is no spec that can be read: .*{message}'):
         read_spec(tmp_path / 'other.py')
 
 
@@ -127,16 +132,24 @@ def test_reading_a_spec(tmp_path):
         ),
     ],
 )
-def test_mistakes(changes, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_mistake_in_a_spec_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
         spec(**changes)
 
 
-def test_configs_that_do_not_exist():
-    with pytest.raises(FileNotFoundError, match='nearest is'):
-        spec(config=SHAPES.replace('r18', 'r19'))
-    with pytest.raises(FileNotFoundError, match='no config'):
-        spec(settings=dict(baseline={}, other=dict(config='mask_rcnn_edge/other.py')))
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(config=SHAPES.replace('r18', 'r19')), "test: setting 'baseline': .*nearest is"),
+        (
+            dict(settings=dict(baseline={}, other=dict(config='mask_rcnn_edge/other.py'))),
+            "test: setting 'other': .*no config",
+        ),
+    ],
+)
+def test_a_config_that_does_not_exist_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        spec(**changes)
 
 
 def test_full_runs_may_take_several_gpus_and_no_features():
@@ -173,7 +186,7 @@ def test_tuned_waits_for_the_baseline_at_that_budget():
     assert tuned.keys([]) == (fixed, False)
     done = [result(rate=0.02, value=0.6), result(rate=0.1, value=0.7)]
     assert tuned.keys(done) == (fixed, False)
-    # A run that diverged is done too. Of other settings, seeds and budgets nothing counts.
+    # A run that diverged is finished too. Of other settings, seeds and budgets nothing counts.
     done += [result(rate=0.5, value=None), result(budget=120, rate=0.02, value=0.9), result('edge', rate=0.5, value=1)]
     keys, complete = tuned.keys(done)
     # Of the two that are to be run at the tuned rate, the baseline was.
@@ -188,8 +201,8 @@ def test_tuned_by_the_first_metric():
         dict(settings=['edge'], seeds=[0], budgets=[60], learning_rates='tuned'),
     ]
     done = [
-        ConvergenceRun('baseline', 60, 0.02, 0, {MIOU: 0.6, 'mask_branch/BCE': 0.5}, 1.0),
-        ConvergenceRun('baseline', 60, 0.1, 0, {MIOU: 0.5, 'mask_branch/BCE': 0.4}, 1.0),
+        RunResult(RunKey('baseline', 60, 0.02, 0), {MIOU: 0.6, 'mask_branch/BCE': 0.5}, 1.0),
+        RunResult(RunKey('baseline', 60, 0.1, 0), {MIOU: 0.5, 'mask_branch/BCE': 0.4}, 1.0),
     ]
     assert spec(runs=runs).keys(done)[0][-1] == RunKey('edge', 60, 0.02, 0)
     by_bce = spec(runs=runs, metrics=['mask_branch/BCE', MIOU])
@@ -198,15 +211,8 @@ def test_tuned_by_the_first_metric():
 
 def test_tuned_without_anything_to_tune_by():
     runs = [dict(settings=['edge'], seeds=[0], budgets=[60], learning_rates='tuned')]
-    with pytest.raises(ValueError, match="test: no runs of 'baseline' to tune the learning rate at 60"):
+    with pytest.raises(UserError, match="test: no runs of 'baseline' to tune the learning rate at 60"):
         spec(runs=runs).keys([])
-
-
-def test_names_and_folders_of_runs():
-    assert str(RunKey('edge', 60, 0.05, 1)) == 'edge, 60 steps, lr 0.05, seed 1'
-    assert str(RunKey('edge', None, None, 1)) == 'edge, seed 1'
-    assert RunKey('edge', 60, 0.05, 1).folder == Path('runs/60/edge_lr0.05/seed1')
-    assert RunKey('edge', None, None, 1).folder == Path('runs/own-schedule/edge/seed1')
 
 
 @pytest.mark.parametrize('protocol', ['mask-branch', 'full'])
@@ -252,7 +258,7 @@ def test_hash_is_of_the_config_whatever_the_place(tmp_path, protocol):
 @pytest.mark.parametrize('path', sorted((ROOT / 'docs/evidence').glob('*.jsonl')), ids=lambda path: path.stem)
 def test_committed_results_count_as_done(path, tmp_path):
     launcher = Launcher(read_spec(ROOT / f'benchmarks/convergence/specs/{path.stem}.py'), path, tmp_path, jobs=1)
-    assert len(launcher._done()) == len(path.read_text().splitlines())
+    assert len(launcher._read_done()) == len(path.read_text().splitlines())
 
 
 def changed(**sections):
@@ -268,11 +274,16 @@ def test_hash_is_of_what_trains():
     assert changed(custom_hooks=[dict(type='EdgeVisualizationHook')]) == reference
     assert changed(custom_hooks=[dict(type='EMAHook')]) != reference
     assert changed(custom_hooks=[dict(type='EMAHook', momentum=0.1)]) != changed(custom_hooks=[dict(type='EMAHook')])
-    for section in (dict(optim_wrapper=dict(clip_grad=None)), dict(load_from='weights.pth'), dict(train_cfg=dict(x=1))):
-        assert changed(**section) != reference, section
 
 
-def test_hash_tells_one_default_of_the_edge_loss_from_another(monkeypatch):
+@pytest.mark.parametrize(
+    'section', [dict(optim_wrapper=dict(clip_grad=None)), dict(load_from='weights.pth'), dict(train_cfg=dict(x=1))]
+)
+def test_hash_changes_with_each_section_that_decides_a_result(section):
+    assert changed(**section) != changed()
+
+
+def test_hash_depends_on_the_default_of_the_edge_loss(monkeypatch):
     """A later default must not pass for the one that a result was made with."""
     reference = changed()
     monkeypatch.setitem(DEFAULT_LOSS_EDGE, 'exponent', 1.0)
@@ -280,6 +291,7 @@ def test_hash_tells_one_default_of_the_edge_loss_from_another(monkeypatch):
     written_out = dict(type='EdgeAgreementMaskHead', loss_edge=dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0))
     cfg_options = {'model.roi_head.mask_head': written_out}
     key = RunKey('edge', 60, 0.02, 0)
-    assert config_hash(
-        make_run_config(spec(settings=dict(baseline={}, edge=dict(cfg_options=cfg_options))), key, {})
-    ) == (reference)
+    assert (
+        config_hash(make_run_config(spec(settings=dict(baseline={}, edge=dict(cfg_options=cfg_options))), key, {}))
+        == reference
+    )

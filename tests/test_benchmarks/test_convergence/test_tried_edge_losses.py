@@ -1,4 +1,4 @@
-"""The losses that specs name and the package does not have."""
+"""Losses that specs name and that are not part of the package."""
 
 from types import SimpleNamespace
 
@@ -96,13 +96,13 @@ def test_no_key_in_the_checkpoint(tried_edge_losses):
     assert not tried_edge_losses.TriedEdgeLoss(kernels=['sobel', 'identity'], dilations=[1, 2]).state_dict()
 
 
-def test_misspelt_kernel(tried_edge_losses):
+def test_a_misspelt_kernel_is_an_error(tried_edge_losses):
     with pytest.raises(KeyError, match='sobl'):
         tried_edge_losses.TriedEdgeLoss(kernels='sobl')
 
 
 @pytest.mark.parametrize('option, start, end', [('loss_weight', 3.0, 0.5), ('exponent', 1.0, 2.0)])
-def test_hook_moves_an_option_over_the_training(tried_edge_losses, option, start, end):
+def test_hook_changes_an_option_over_the_run(tried_edge_losses, option, start, end):
     hook = HOOKS.build(dict(type='EdgeLossScheduleHook', option=option, start=start, end=end))
     losses = [EdgeLoss(), tried_edge_losses.TriedEdgeLoss(kernels='identity')]
     model = nn.ModuleList([losses[0], SumMaskLoss([dict(type='MSELoss'), dict(type='TriedEdgeLoss')]), losses[1]])
@@ -115,6 +115,6 @@ def test_hook_moves_an_option_over_the_training(tried_edge_losses, option, start
         assert {getattr(loss, option) for loss in losses} == {seen[-1]}
     assert seen == pytest.approx([start + i * (end - start) / 4 for i in range(5)])
     assert untouched.loss_weight == 1.0
-    # A training of one step starts, at least.
+    # A run of one iteration has only the start.
     hook.before_train_iter(SimpleNamespace(iter=0, max_iters=1, model=model), 0)
     assert getattr(losses[0], option) == start

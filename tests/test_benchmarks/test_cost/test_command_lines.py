@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdet_edge.datasets import make_shapes_dataset
 from mmdet_edge.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -43,7 +44,7 @@ def test_all_three_compute_the_same_loss():
     assert two.item() == pytest.approx(tool.EdgeLoss(['prewitt', 'roberts'], 1.5)(pred, target, label).item(), rel=1e-5)
 
 
-def test_benchmark_loss(run):
+def test_loss_has_a_row_for_each_exponent(run):
     result = run('loss', '--rois', 4, '--size', 14, '--repeats', 2, '--exponents', 2, 1.5)
     first, second = result['rows']
     assert (first['exponent'], second['exponent']) == (2, 1.5)
@@ -53,7 +54,7 @@ def test_benchmark_loss(run):
         assert row['edge_to_bce']['low'] <= row['edge_to_bce']['median'] <= row['edge_to_bce']['high']
 
 
-def test_how_the_cost_grows(run, tmp_path, monkeypatch):
+def test_growth_of_the_cost_is_drawn(run, tmp_path, monkeypatch):
     tool = load('loss')
     monkeypatch.setitem(sys.modules, 'loss', tool)
     growth = {'masks': [dict(rois=0), dict(rois=2)], 'size': [dict(size=14)], 'kernels': [dict(filters=['laplacian'])]}
@@ -79,7 +80,7 @@ def test_figure_needs_grow(run):
         ('mmdet::htc/htc_r50_fpn_1x_coco.py', ['.0', '.1', '.2'], 'mask head of stage 0 of 0 to 2'),
     ],
 )
-def test_mask_branch(run, config, stages, measured):
+def test_mask_branch_is_that_of_the_first_stage(run, config, stages, measured):
     small = [f'model.roi_head.mask_head{stage}.conv_out_channels=16' for stage in stages]
     small += ['model.backbone.init_cfg=None']
     result = run('step', config, '--mask-branch', '--rois', 4, '--repeats', 2, '--threads', 1, '--cfg-options', *small)
@@ -89,29 +90,28 @@ def test_mask_branch(run, config, stages, measured):
     assert result['memory_ratio'] < (1 if config != SMALL else 1.2)
 
 
-def test_mask_branch_of_queryinst(run):
+def test_mask_branch_of_queryinst_is_refused(run):
     config = 'mmdet::queryinst/queryinst_r50_fpn_1x_coco.py'
     with pytest.raises(SystemExit, match='error: --mask-branch: the mask head of QueryInst needs .* whole step$'):
         run('step', config, '--mask-branch', '--cfg-options', 'model.backbone.init_cfg=None')
 
 
-def test_whole_step(run, tmp_path):
-    from mmdet_edge.datasets import make_shapes_dataset
-
+def test_whole_step_is_measured_and_traced(run, tmp_path):
     make_shapes_dataset(str(tmp_path / 'shapes'), num_train=2, num_val=1, size=96)
-    options = ['--data-root', tmp_path / 'shapes', '--batches', 2, '--repeats', 1, '--threads', 1]
-    result = run('step', SMALL, *options, '--trace', tmp_path / 'trace.txt')
+    options = ['--data-root', tmp_path / 'shapes', '--batches', 1, '--repeats', 1, '--threads', 1]
+    small = ['train_dataloader.dataset.pipeline.2.scale=(96,96)', 'model.train_cfg.rcnn.sampler.num=16']
+    result = run('step', SMALL, *options, '--trace', tmp_path / 'trace.txt', '--cfg-options', *small)
     assert result['time_ratio']['median'] > 0 and result['bytes']['plain'] > 1e6
     assert 'convolution' in (tmp_path / 'trace.txt').read_text()
 
 
 @pytest.mark.parametrize('roi_head', [dict(mask_head=dict(type='GridHead')), dict()])
-def test_a_model_without_a_mask_head_that_fits(roi_head):
+def test_a_model_without_a_mask_head_that_fits_is_refused(roi_head):
     with pytest.raises(UserError, match='expected|must be of type'):
         load('step').edge_and_plain(Config(dict(model=dict(roi_head=roi_head))))
 
 
-def test_every_stage_of_a_cascade():
+def test_every_stage_of_a_cascade_is_converted():
     heads = [dict(type='FCNMaskHead', num_classes=7) for _ in range(3)]
     configs = load('step').edge_and_plain(Config(dict(model=dict(roi_head=dict(mask_head=heads)))))
     for name, off in (('plain', True), ('edge', False)):

@@ -1,4 +1,4 @@
-"""What takes long: `make soak`, or `make soak STEPS=100 KILLS=7` to see that it works."""
+"""Long tests: `make soak`, or `make soak STEPS=100 KILLS=7` for a quick trial."""
 
 import os
 import subprocess
@@ -17,13 +17,13 @@ WORK_DIR = ROOT / 'work_dirs' / 'make_soak'
 
 
 def run_benchmark(name, *args):
-    """Run a benchmark that reports its progress."""
+    """Run a benchmark; what it prints is its progress."""
     command = [sys.executable, '-m', f'benchmarks.reliability.{name}', *args]
     subprocess.run([str(part) for part in command], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_killed_and_resumed(workers):
+def test_a_run_that_is_killed_and_resumed_equals_an_undisturbed_one(workers):
     run_benchmark(
         'kill_and_resume', '--kills', KILLS, '--workers', workers, '--work-dir', WORK_DIR / f'killed_{workers}_workers'
     )
@@ -36,5 +36,5 @@ def test_evaluation_of_four_processes_equals_one(shapes, tmp_path):
     evaluate_alone_and_in(4, EDGE, tmp_path / 'run' / 'iter_4.pth', tmp_path, *options)
 
 
-def test_soak():
+def test_a_long_run_does_not_grow():
     run_benchmark('soak', '--steps', STEPS, '--work-dir', WORK_DIR / 'soak')

@@ -18,7 +18,7 @@ settings = {
 _rates = [0.02, 0.03, 0.04, 0.01]
 _seeds = [0, 1, 2]
 runs = [
-    # The learning rate of the baseline is tuned with 100 steps, and taken over by the others.
+    # The learning rate of the baseline is tuned at each budget; the others use it too.
     dict(settings=['baseline'], budgets=[100], learning_rates=_rates, seeds=[0]),
     dict(settings=['baseline', 'sobel-p1.5-w3'], budgets=[100], learning_rates='tuned', seeds=_seeds),
     dict(settings=['baseline'], budgets=[200], learning_rates=_rates[:2], seeds=[0]),

@@ -176,7 +176,7 @@ runs = [
     # An extra loss makes the gradient larger: the highest rate is too high for it.
     dict(settings=[*_best, 'squared-w10', 'dice-w3'], budgets=[120], learning_rates=_rates[1:3], seeds=_five),
     dict(settings=['sobel-p2-w1', 'bce-w4'], budgets=[120], learning_rates=_rates[1:3], seeds=_seeds),
-    # The best weights of the controls in the survey below; a larger weight may want a smaller rate.
+    # The best weights of the controls in the ablation below; a larger weight may need a smaller rate.
     dict(settings=['bce-w10', 'dice-w10'], budgets=[120], learning_rates=_rates[:3], seeds=_five),
     dict(settings=['baseline'], budgets=[60], learning_rates='tuned', seeds=_five),
     dict(settings=_best, budgets=[60], learning_rates=_rates[1:3], seeds=_five),

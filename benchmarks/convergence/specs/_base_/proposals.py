@@ -1,4 +1,5 @@
-# A first look at many losses: one seed, trained on the proposals of the detector's own RPN instead of jittered true boxes.
+# A first look at many losses: one seed, trained on the proposals of the detector's own RPN instead of jittered
+# ground-truth boxes.
 _base_ = './mask-branch.py'
 features = dict(jitter=0)
 _combined = [
