@@ -41,7 +41,7 @@ lint: install
 	ruff format --check .
 	ruff check .
 	mypy
-	interrogate -q -c setup.cfg mmdet_edge tools
+	interrogate -q -c setup.cfg mmdet_edge benchmarks tools
 
 # In an environment of its own. Without --strict, what the service does not answer for would count as clean.
 audit:

@@ -4,8 +4,8 @@ Importing the package registers its modules in MMDetection's registries; in a co
 ``custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)``.
 """
 
-from .apply import apply_edge_agreement
 from .compat import allow_mmengine_checkpoints, disarm_checkpoints, disarm_yaml
+from .config.edge import apply_edge_agreement
 from .engine.hooks import (
     AtomicCheckpointHook,
     EdgeVisualizationHook,

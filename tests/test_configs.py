@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
 from mmdet_edge import EdgeLoss, EdgeWeightedCrossEntropyLoss
-from mmdet_edge.engine.check_parts import check_parts
+from mmdet_edge.preflight.parts import check_parts
 
 ROOT = Path(__file__).parents[1]
 MMDET = Path(get_installed_path('mmdet')) / '.mim' / 'configs'

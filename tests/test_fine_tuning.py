@@ -9,8 +9,8 @@ from mmengine.runner import Runner, save_checkpoint
 from mmengine.utils import get_installed_path
 
 from mmdet_edge import get_config_path
+from mmdet_edge.config.edits import override_data_root
 from mmdet_edge.datasets import make_shapes_dataset
-from mmdet_edge.engine.command_line import move_data_root
 
 
 def make_checkpoint(cfg, path):
@@ -45,7 +45,7 @@ def test_load_from(num_classes, tmp_path, capsys):
 
     make_shapes_dataset(str(tmp_path / 'shapes'), num_train=1, num_val=1, size=64)
     cfg = Config.fromfile(get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'))
-    move_data_root(cfg, cfg.data_root, str(tmp_path / 'shapes'))
+    override_data_root(cfg, cfg.data_root, str(tmp_path / 'shapes'))
     cfg.train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
     cfg.train_cfg.max_iters = 1
     # So that what was loaded is still there after the step.

@@ -8,17 +8,18 @@ from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 
-from mmdet_edge.datasets.config import inner_datasets
-from mmdet_edge.engine.checks import (
+from mmdet_edge.config.datasets import inner_datasets
+from mmdet_edge.config.edits import use_boundary_metric
+from mmdet_edge.engine.launch import add_common_arguments, build_runner, load_config
+from mmdet_edge.errors import UserError, one_line_errors
+from mmdet_edge.preflight.checks import (
     check_checkpoint,
     check_data,
     check_keys,
     check_model,
     check_parts,
     check_writable,
-    stop,
 )
-from mmdet_edge.engine.command_line import add_common_arguments, build_runner, load_config, use_boundary_metric
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 def use_tta(cfg: Config) -> None:
     """Wrap the model for test-time augmentation; without settings in the config, flip each image."""
     if 'tta_model' not in cfg and cfg.model.get('roi_head', {}).get('mask_head'):
-        raise stop(
+        raise UserError(
             "--tta: mmdet's DetTTAModel merges boxes but no masks; give the config a tta_model that does, or test "
             'without --tta'
         )
@@ -66,11 +67,12 @@ def use_tta(cfg: Config) -> None:
         dataset.pipeline = cfg.tta_pipeline
 
 
+@one_line_errors
 def main() -> None:
     """Test."""
     args = parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        raise stop(f'--out: predictions are written to a pickle file, .pkl, got {args.out}')
+        raise UserError(f'--out: predictions are written to a pickle file, .pkl, got {args.out}')
     setup_cache_size_limit_of_dynamo()
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
     check_keys(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')

@@ -5,7 +5,15 @@ from typing import Union
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 
-from mmdet_edge.engine.checks import (
+from mmdet_edge.config.edits import use_boundary_metric, use_resume, use_safe_checkpoints
+from mmdet_edge.engine.hooks.atomic_checkpoint_hook import DISK_IS_FULL, CheckpointError
+from mmdet_edge.engine.launch import (
+    add_common_arguments,
+    build_runner,
+    load_config,
+)
+from mmdet_edge.errors import UserError, one_line_errors
+from mmdet_edge.preflight.checks import (
     check_amp,
     check_checkpoint,
     check_data,
@@ -14,17 +22,7 @@ from mmdet_edge.engine.checks import (
     check_parts,
     check_pretrained,
     check_writable,
-    stop,
 )
-from mmdet_edge.engine.command_line import (
-    add_common_arguments,
-    build_runner,
-    load_config,
-    use_boundary_metric,
-    use_resume,
-    use_safe_checkpoints,
-)
-from mmdet_edge.engine.hooks.atomic_checkpoint_hook import DISK_IS_FULL, CheckpointError
 
 
 def stages(text: str) -> Union[str, list[int]]:
@@ -68,6 +66,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> None:
     """Train."""
     args = parse_args()
@@ -83,7 +82,7 @@ def main() -> None:
         cfg.optim_wrapper.loss_scale = 'dynamic'
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise stop(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
+            raise UserError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         use_resume(cfg, args.resume)
@@ -103,12 +102,12 @@ def main() -> None:
     try:
         build_runner(cfg).train()
     except CheckpointError as error:
-        raise stop(str(error)) from None
+        raise UserError(str(error)) from None
     except OSError as error:
         if error.errno not in DISK_IS_FULL:
             raise
         # Of the log, for example.
-        raise stop(f'no space left: {error}. Free space and go on with --resume') from None
+        raise UserError(f'no space left: {error}. Free space and go on with --resume') from None
 
 
 if __name__ == '__main__':

@@ -7,8 +7,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdet_edge import get_config_path
+from mmdet_edge.config.edits import override_data_root
 from mmdet_edge.datasets import make_shapes_dataset
-from mmdet_edge.engine.command_line import move_data_root
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'model_converters'
 
@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('trained')
     make_shapes_dataset(str(folder / 'shapes'), num_train=2, num_val=2, size=96)
     cfg = Config.fromfile(get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'))
-    move_data_root(cfg, cfg.data_root, str(folder / 'shapes'))
+    override_data_root(cfg, cfg.data_root, str(folder / 'shapes'))
     for split in ('train', 'val', 'test'):
         cfg[f'{split}_dataloader'].update(num_workers=0, persistent_workers=False)
     cfg.train_dataloader.batch_size = 2

@@ -21,10 +21,10 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import get_installed_path
 from PIL import Image
 
-from mmdet_edge.datasets.check_annotations import ORIENTATION, _run_length, check_annotations, check_dataset
-from mmdet_edge.engine.check_model import build_model, check_weights
-from mmdet_edge.engine.checks import check_data, check_names, sections
-from mmdet_edge.engine.command_line import load_config
+from mmdet_edge.engine.launch import load_config
+from mmdet_edge.preflight.annotations import ORIENTATION, _run_length, check_annotations, check_dataset
+from mmdet_edge.preflight.checks import check_data, check_names, sections
+from mmdet_edge.preflight.model import build_model, check_weights
 
 from .conftest import CONFIGS, EDGE, ROOT
 
@@ -712,13 +712,13 @@ def command_lines(folder, shapes, good):
         ((shapes_tool, folder / 'new', '--num-train', '0'), 'num_train must be at least 1, got 0'),
         ((shapes_tool, folder), 'exists and is not the data set asked for'),
         ((shapes_tool, below), 'Not a directory|File exists'),
-        (('benchmarks/coco_eval_speed.py', '--num-images', '0'), '--num-images must be at least 1, got 0'),
-        (('benchmarks/benchmark_step.py', EDGE, '--mask-branch', '--rois', '0'), '--rois must be at least 1, got 0'),
-        (('benchmarks/benchmark_loss.py', '--repeats', '-1'), '--repeats must be at least 1, got -1'),
-        (('benchmarks/convergence.py', folder / 'no.py'), 'no.py'),
-        (('benchmarks/convergence.py', EDGE), 'unknown fields'),
+        (('benchmarks.cost.evaluation', '--num-images', '0'), '--num-images must be at least 1, got 0'),
+        (('benchmarks.cost.step', EDGE, '--mask-branch', '--rois', '0'), '--rois must be at least 1, got 0'),
+        (('benchmarks.cost.loss', '--repeats', '-1'), '--repeats must be at least 1, got -1'),
+        (('benchmarks.convergence', folder / 'no.py'), 'no.py'),
+        (('benchmarks.convergence', EDGE), 'unknown fields'),
         (
-            ('benchmarks/convergence.py', ROOT / 'configs/benchmarks/shapes_full.py', '--jobs', '0'),
+            ('benchmarks.convergence', ROOT / 'benchmarks/convergence/specs/shapes_full.py', '--jobs', '0'),
             'at least 1 training',
         ),
     ]

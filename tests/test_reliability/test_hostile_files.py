@@ -20,7 +20,7 @@ from mmengine.fileio.handlers import YamlHandler
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmdet_edge.engine.command_line import build_runner, load_config
+from mmdet_edge.engine.launch import build_runner, load_config
 
 from . import hostile
 from .conftest import EDGE, ROOT

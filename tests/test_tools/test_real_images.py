@@ -94,12 +94,12 @@ def test_the_coco_benchmark(real_data, tmp_path):
     """The spec for 8 GPUs, with 2 processes and 2 steps: unchanged but for that, data root and initial weights."""
     spec = tmp_path / 'coco_two_steps.py'
     spec.write_text(
-        f'_base_ = {str(ROOT / "configs/benchmarks/coco_full.py")!r}\n'
+        f'_base_ = {str(ROOT / "benchmarks/convergence/specs/coco_full.py")!r}\n'
         'gpus = 2\nbaseline = "edge"\n'
         'runs = [dict(settings=["edge"], learning_rates=[0.02], seeds=[0])]\n'
     )
     run_python(
-        'benchmarks/convergence.py', spec, '--work-dir', tmp_path / 'run', '--data-root', real_data / 'coco_tiny',
+        'benchmarks.convergence', spec, '--work-dir', tmp_path / 'run', '--data-root', real_data / 'coco_tiny',
         '--cfg-options', *FEW_IMAGES, 'model.backbone.init_cfg=None', 'train_cfg.max_epochs=1',
         'train_dataloader.batch_size=1', 'train_dataloader.dataset.indices=4', 'default_hooks.logger.interval=1',
     )  # fmt: skip

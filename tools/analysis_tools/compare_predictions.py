@@ -31,8 +31,9 @@ from mmdet_edge.analysis.prediction_figures import (
     load_truth,
 )
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
-from mmdet_edge.engine.checks import check_checkpoint, check_data, check_keys, check_model, check_writable, stop
-from mmdet_edge.engine.command_line import load_config
+from mmdet_edge.engine.launch import load_config
+from mmdet_edge.errors import UserError, one_line_errors
+from mmdet_edge.preflight.checks import check_checkpoint, check_data, check_keys, check_model, check_writable
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,10 +71,10 @@ def build_dataset(cfg_a: Config, cfg_b: Config) -> BaseDataset:
     other = DATASETS.build({**cfg_b.test_dataloader.dataset, 'lazy_init': True})
     classes_a, classes_b = (d.metainfo.get('classes') for d in (dataset, other))
     if tuple(classes_a or ()) != tuple(classes_b or ()):
-        raise stop(f'A and B must be models of the same classes, got {classes_a} and {classes_b}')
+        raise UserError(f'A and B must be models of the same classes, got {classes_a} and {classes_b}')
     infos = (dataset.get_data_info(i) for i in range(len(dataset)))
     if not any(not instance['ignore_flag'] for info in infos for instance in info['instances']):
-        raise stop(
+        raise UserError(
             "A's test data has no objects to compare with: choose data with annotations, such as the validation data, "
             'by --cfg-options test_dataloader.dataset.ann_file=FILE'
         )
@@ -84,7 +85,7 @@ def predict(model: nn.Module, path: str, score_threshold: float) -> Instances:
     """Return what a model finds in an image."""
     found = inference_detector(model, path).pred_instances
     if 'masks' not in found:
-        raise stop(f'{type(model).__name__} predicts no masks: {model.cfg.filename}')
+        raise UserError(f'{type(model).__name__} predicts no masks: {model.cfg.filename}')
     found = found[found.scores >= score_threshold].cpu().numpy()
     return Instances(found.masks.astype(bool), found.labels)
 
@@ -109,7 +110,7 @@ def compare(dataset: BaseDataset, models: Sequence[nn.Module], score_threshold: 
         try:
             ious = [best_ious(truth, predict(model, info['img_path'], score_threshold)) for model in models]
         except ValueError as error:
-            raise stop(f'{info["img_path"]}: {error}') from None
+            raise UserError(f'{info["img_path"]}: {error}') from None
         comparisons.append(ImageComparison(info['img_id'], index, *ious))
     return comparisons
 
@@ -121,13 +122,14 @@ def remove_earlier(out: Path) -> None:
             (out / entry['file']).unlink(missing_ok=True)
 
 
+@one_line_errors
 def main() -> None:
     """Compare."""
     args = parse_args()
     if args.num_images < 1:
-        raise stop(f'--num-images must be at least 1, got {args.num_images}')
+        raise UserError(f'--num-images must be at least 1, got {args.num_images}')
     if not 0 <= args.score_thr <= 1:
-        raise stop(f'--score-thr must be between 0 and 1, got {args.score_thr:g}')
+        raise UserError(f'--score-thr must be between 0 and 1, got {args.score_thr:g}')
     out = Path(args.out or 'comparison/predictions')
     check_writable('--out', out)
     checkpoints = [args.checkpoint_a, args.checkpoint_b]

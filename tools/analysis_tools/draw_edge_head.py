@@ -11,10 +11,12 @@ from shapely import affinity
 
 from mmdet_edge import edge_loss
 from mmdet_edge.datasets.shapes import SHAPES, rasterise
-from mmdet_edge.engine.checks import check_writable
+from mmdet_edge.errors import one_line_errors
 from mmdet_edge.models.losses.edge_filters import filter_masks, get_edge_kernels
+from mmdet_edge.preflight.checks import check_writable
 
 
+@one_line_errors
 def main() -> None:
     """Draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmdet_edge.engine.checks import (
+from mmdet_edge.engine.launch import add_common_arguments, build_runner, load_config
+from mmdet_edge.errors import UserError, one_line_errors
+from mmdet_edge.evaluation.mask_branch import check_mask_branch, evaluate_mask_branch
+from mmdet_edge.preflight.checks import (
     check_checkpoint,
     check_data,
     check_keys,
     check_model,
     check_parts,
     check_writable,
-    stop,
 )
-from mmdet_edge.engine.command_line import add_common_arguments, build_runner, load_config
-from mmdet_edge.evaluation.mask_branch import check_mask_branch, evaluate_mask_branch
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> None:
     """Evaluate; print a table and write the values."""
     args = parse_args()
@@ -57,7 +58,7 @@ def main() -> None:
     try:
         check_mask_branch(model, loader.dataset[0]['data_samples'])
     except ValueError as error:
-        raise stop(str(error)) from None
+        raise UserError(str(error)) from None
     batches = track(loader, 'mask branch', disable=not is_main_process())
     values = evaluate_mask_branch(model, batches, len(loader.dataset))
     if is_main_process():

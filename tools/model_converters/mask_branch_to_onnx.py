@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from mmdet_edge.deployment import export_mask_branch
-from mmdet_edge.engine.checks import check_checkpoint, stop
-from mmdet_edge.engine.command_line import load_config
+from mmdet_edge.engine.launch import load_config
+from mmdet_edge.errors import UserError, one_line_errors
+from mmdet_edge.preflight.checks import check_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,6 +18,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> None:
     """Export; say what was written."""
     args = parse_args()
@@ -25,7 +27,7 @@ def main() -> None:
     try:
         checked = export_mask_branch(cfg, args.checkpoint, args.out)
     except (FileExistsError, ImportError, RuntimeError, ValueError) as error:
-        raise stop(str(error)) from None
+        raise UserError(str(error)) from None
     size = Path(args.out).stat().st_size / 2**20
     check = 'onnxruntime finds the same logits' if checked else 'not checked: onnxruntime is not installed'
     print(f'wrote {args.out} ({size:.1f} MiB); {check}')

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from mmdet_edge.deployment import export_plain_mmdet
-from mmdet_edge.engine.checks import check_checkpoint, stop
-from mmdet_edge.engine.command_line import load_config
+from mmdet_edge.engine.launch import load_config
+from mmdet_edge.errors import UserError, one_line_errors
+from mmdet_edge.preflight.checks import check_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,6 +18,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> None:
     """Convert; say what was written."""
     args = parse_args()
@@ -25,7 +27,7 @@ def main() -> None:
     try:
         export_plain_mmdet(cfg, args.checkpoint, args.out)
     except (FileExistsError, TypeError, ValueError) as error:
-        raise stop(str(error)) from None
+        raise UserError(str(error)) from None
     config, weights = Path(args.out, 'config.py'), Path(args.out, 'weights.pth')
     size = weights.stat().st_size / 2**20
     print(f'wrote {config} and {weights} ({size:.1f} MiB), for MMDetection without mmdet_edge')

@@ -15,8 +15,8 @@ from mmengine.runner import Runner
 from mmengine.utils import get_installed_path
 
 from mmdet_edge import EdgeLoss, get_config_path
+from mmdet_edge.config.edits import override_data_root
 from mmdet_edge.datasets import make_shapes_dataset
-from mmdet_edge.engine.command_line import move_data_root
 from mmdet_edge.engine.hooks import EdgeVisualizationHook
 from mmdet_edge.engine.hooks.edge_visualization_hook import (
     RoISamples,
@@ -108,7 +108,7 @@ def shapes(tmp_path_factory):
 def train(shapes, work_dir, *hooks):
     """Three steps on generated images; the runner, its losses and its pictures."""
     cfg = Config.fromfile(get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'))
-    move_data_root(cfg, cfg.data_root, str(shapes))
+    override_data_root(cfg, cfg.data_root, str(shapes))
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
     cfg.train_cfg.max_iters = 3
     cfg.default_hooks.logger.interval = 1

@@ -17,7 +17,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from mmdet_edge import StagedUnfreezeHook, get_config_path
-from mmdet_edge.engine.command_line import distribute_on_cpu
+from mmdet_edge.engine.launch import distribute_on_cpu
 
 RUNS = itertools.count()
 HOOK = dict(type='StagedUnfreezeHook', unfreeze_at={'backbone': 4, 'backbone.layer2': 2})

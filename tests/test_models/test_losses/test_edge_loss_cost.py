@@ -6,8 +6,8 @@ from mmdet.models.losses.cross_entropy_loss import mask_cross_entropy
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.cost.timing import peak_memory
 from mmdet_edge import EdgeLoss, EdgeWeightedCrossEntropyLoss
-from mmdet_edge.analysis.timing import peak_memory
 from mmdet_edge.models.losses.edge_filters import EDGE_FILTERS
 
 VIEWS = ('alias', 'detach', 'expand', 'select', 'slice', 'squeeze', 'unsqueeze', 'view', '_unsafe_view', 'empty_like')

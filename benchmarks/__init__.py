@@ -1,0 +1,1 @@
+"""How the claims are measured; not part of the installed package."""

@@ -1,0 +1,168 @@
+"""The config of one run of a benchmark."""
+
+import copy
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdet_edge.config.edge import EDGE_TWINS
+from mmdet_edge.config.types import type_of
+from mmdet_edge.models.mask_heads.edge_agreement_mixin import DEFAULT_LOSS_EDGE
+from mmdet_edge.paths import get_config_path
+
+from .spec import OBSERVING_HOOKS, RunKey, Spec
+
+
+def make_run_config(spec: Spec, key: RunKey, cfg_options: dict) -> Config:
+    """Build the config of a run, free of paths of this machine.
+
+    Args:
+        spec (Spec): The benchmark.
+        key (RunKey): The run.
+        cfg_options (dict): Options for all runs.
+
+    Returns:
+        Config: Complete but for ``work_dir``, and for the place of the RoI features with the protocol 'mask-branch'
+            (see :func:`place_features`).
+
+    Raises:
+        ValueError: If the budget does not fit the schedule, or if mask heads alone would be trained by epochs.
+    """
+    setting = spec.settings[key.setting]
+    cfg = _read(setting.get('config', spec.config))
+    # One after the other: merged at once, a setting's dict would replace a single option of the same part. Copies, as
+    # merging takes out every _delete_.
+    cfg.merge_from_dict(copy.deepcopy(dict(cfg_options)))
+    cfg.merge_from_dict(copy.deepcopy(dict(setting.get('cfg_options', {}))))
+    cfg.randomness = dict(seed=key.seed)
+    if key.learning_rate is not None:
+        cfg.optim_wrapper.optimizer.lr = key.learning_rate
+    if key.budget is not None:
+        set_budget(cfg, key.budget)
+    _write_out_default(cfg)
+    return _mask_branch_config(cfg, spec) if spec.protocol == 'mask-branch' else cfg
+
+
+def _write_out_default(cfg: Config) -> None:
+    """Write the default edge loss of edge heads into the config: a later default must not pass for this one."""
+    heads = cfg.get('model', {}).get('roi_head', {}).get('mask_head', [])
+    for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+        if type_of(head)[1] in EDGE_TWINS.values():
+            head.setdefault('loss_edge', dict(DEFAULT_LOSS_EDGE))
+
+
+def make_detector_config(spec: Spec, cfg_options: dict) -> Config:
+    """Build the config of the detector whose RoI features are cached: the baseline, as it stands.
+
+    Args:
+        spec (Spec): The benchmark.
+        cfg_options (dict): Options for all runs.
+
+    Returns:
+        Config: Complete but for ``work_dir``.
+    """
+    cfg = _read(spec.config)
+    cfg.merge_from_dict(copy.deepcopy(dict(cfg_options)))
+    return cfg
+
+
+@lru_cache
+def _parse(name: str) -> dict:
+    """Read a packaged config once; mmengine takes a tenth of a second for each."""
+    return Config.fromfile(get_config_path(name)).to_dict()
+
+
+def _read(name: str) -> Config:
+    return Config(copy.deepcopy(_parse(name)))
+
+
+def set_budget(cfg: Config, budget: int) -> None:
+    """Shorten or lengthen an iteration-based schedule; evaluate, and save a checkpoint, at its end only.
+
+    A warm-up keeps its length; whatever lasts to the end of the old schedule lasts to that of the new one. Something of
+    the training is logged even if it is shorter than the interval of the log.
+
+    Args:
+        cfg (Config): Changed in place.
+        budget (int): Training iterations.
+
+    Raises:
+        ValueError: If the config trains by epochs, or the warm-up or a milestone lies beyond the budget.
+    """
+    old = cfg.train_cfg.get('max_iters')
+    if old is None:
+        raise ValueError(f'a budget in iterations needs a config that trains by iterations, got {dict(cfg.train_cfg)}')
+    for scheduler in cfg.param_scheduler:
+        if scheduler.get('end') == old:
+            scheduler.end = budget
+        last = max([scheduler.get('end', 0), *scheduler.get('milestones', [])])
+        if scheduler.get('begin', 0) >= budget or last > budget:
+            raise ValueError(f'a budget of {budget} iterations is too short for {dict(scheduler)}')
+    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = budget
+    # More evaluations at certain iterations of the old schedule.
+    cfg.train_cfg.pop('dynamic_intervals', None)
+    if cfg.default_hooks.get('logger'):
+        # A run that logs no training has no result.
+        cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), budget)
+    if cfg.default_hooks.get('checkpoint'):
+        cfg.default_hooks.checkpoint.interval = budget
+
+
+def _mask_branch_config(cfg: Config, spec: Spec) -> Config:
+    """Keep the mask head and the schedule of a config, and replace the rest by cached RoI features."""
+
+    def loader(**kwargs: Any) -> dict:
+        return dict(
+            num_workers=0, dataset=dict(type='RoIFeatureDataset'), collate_fn=dict(type='default_collate'), **kwargs
+        )
+
+    evaluation = loader(batch_size=256, drop_last=False, sampler=dict(type='DefaultSampler', shuffle=False))
+    metric = dict(type='MaskBranchMetric')
+    steps = cfg.train_cfg.get('max_iters')
+    if steps is None:
+        # The sampler of the RoIs never ends, nor would an epoch.
+        raise ValueError(f'mask heads alone are trained by iterations, got {dict(cfg.train_cfg)}')
+    keep = (
+        'default_scope',
+        'train_cfg',
+        'val_cfg',
+        'param_scheduler',
+        'optim_wrapper',
+        'randomness',
+        'env_cfg',
+        'log_level',
+    )
+    imports = cfg.get('custom_imports', {}).get('imports', [])
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    return Config(
+        {
+            **{name: cfg[name] for name in keep if name in cfg},
+            'custom_imports': dict(imports=[*imports, 'benchmarks.convergence'], allow_failed_imports=False),
+            # Not read by the runner: what the RoI features are is part of what a result was made with.
+            'roi_features': dict(config=spec.config, **spec.features),
+            'model': dict(type='MaskBranch', mask_head=cfg.model.roi_head.mask_head),
+            'train_dataloader': loader(
+                batch_size=int(spec.features['batch_size']), sampler=dict(type='InfiniteSampler', shuffle=True)
+            ),
+            'val_dataloader': evaluation,
+            'val_evaluator': metric,
+            # Schedules of the weight of a loss are hooks; what evaluates or draws a detector has nothing to do here.
+            'custom_hooks': [h for h in cfg.get('custom_hooks', []) if type_of(h)[1] not in OBSERVING_HOOKS],
+            'default_hooks': dict(
+                timer=dict(type='IterTimerHook'),
+                logger=dict(type='LoggerHook', interval=min(10, steps)),
+                param_scheduler=dict(type='ParamSchedulerHook'),
+                sampler_seed=dict(type='DistSamplerSeedHook'),
+                checkpoint=None,
+            ),
+            'log_processor': dict(type='LogProcessor', window_size=10, by_epoch=False),
+        }
+    )
+
+
+def place_features(cfg: Config, folder: Path) -> None:
+    """Tell the config of a mask-branch run where the cached RoI features are."""
+    cfg.train_dataloader.dataset.data_root = str(folder / 'train')
+    cfg.val_dataloader.dataset.data_root = str(folder / 'val')

@@ -1,0 +1,1 @@
+"""What the edge loss and the evaluation cost."""

@@ -1,0 +1,199 @@
+"""What the command lines train.py and test.py share: options, config, runner."""
+
+import argparse
+import atexit
+import ctypes
+import difflib
+import functools
+import gc
+import importlib.util
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Optional, Union
+
+import torch.distributed
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from mmengine.utils import get_installed_path, is_installed
+
+from mmdet_edge.config.edge import apply_edge_agreement
+from mmdet_edge.config.edits import override_data_root
+from mmdet_edge.errors import UserError
+from mmdet_edge.preflight.checks import check_names, sections
+
+# setuptools < 81 warns at each import, and mmengine cannot do without (see requirements.txt).
+warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that mmdet's train.py and test.py have in common."""
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config: key=value, nested as a.b.c=value, lists as key="[a,b]". data_root=DIR '
+        'moves every data set and annotation file that lies below the data_root of the config',
+    )
+    parser.add_argument('--check', action='store_true', help='check config, data and weights, and start nothing')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='who started the processes of a distributed job',
+    )
+    # What torch.distributed.launch passes; torchrun sets LOCAL_RANK instead.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(
+    config: str,
+    cfg_options: Optional[dict] = None,
+    work_dir: Optional[str] = None,
+    launcher: str = 'none',
+    local_rank: int = 0,
+    edge_stages: Union[str, Sequence[int], None] = None,
+) -> Config:
+    """Read a config file and apply the common options.
+
+    Args:
+        config (str): Path of the file, or one of an installed package, such as 'mmdet::htc/htc_r50_fpn_1x_coco.py'.
+        cfg_options (dict, optional): Settings to override. Defaults to None.
+        work_dir (str, optional): Work dir. Defaults to None: the config's, or one named after the file.
+        launcher (str): Who started the processes of a distributed job. Defaults to 'none'.
+        local_rank (int): Rank on this machine, unless LOCAL_RANK says it. Defaults to 0.
+        edge_stages (str | Sequence[int], optional): Stages that get the edge loss, see
+            :func:`mmdet_edge.apply_edge_agreement`; the name of the default work dir then ends in '_edge', so that the
+            trainings with and without never share one. Defaults to None: the config as it is.
+
+    Returns:
+        Config: The config, with ``launcher`` and ``work_dir`` set.
+
+    Raises:
+        UserError: If the config file does not exist, the environment cannot read it, a section or option is misspelt,
+            or the model cannot have the edge loss.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    if importlib.util.find_spec('pkg_resources') is None:
+        raise UserError("mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'")
+    path = find_config(str(config))
+    if not path.is_file():
+        names = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, names, n=1)
+        hint = f'; did you mean {path.parent / near[0]}?' if near else ''
+        raise UserError(f'config file not found: {path} (looked in {Path.cwd()}){hint}')
+    try:
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise UserError(f'{path} inherits from a file that does not exist: {error}') from None
+    except Exception as error:
+        # A config is a program, which can fail in any way.
+        raise UserError(f'{path} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}') from error
+    options = dict(cfg_options or {})
+    check_names(cfg, sections(), f'{path} has', cutoff=0.85)
+    check_names((key.split('.')[0] for key in options), sections() | set(cfg), '--cfg-options has', cutoff=0.8)
+    if 'data_root' in options and 'data_root' in cfg:
+        override_data_root(cfg, cfg.data_root, str(options.pop('data_root')))
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError) as error:
+        raise UserError(f'--cfg-options {" ".join(options)}: {" ".join(str(error).split())}') from None
+    name = path.stem
+    if edge_stages is not None:
+        try:
+            apply_edge_agreement(cfg, stages=edge_stages)
+        except ValueError as error:
+            raise UserError(f'--edge: {error}') from None
+        stages = [edge_stages] if isinstance(edge_stages, str) else edge_stages
+        name += '_' + '-'.join(['edge', *(str(stage) for stage in stages if stage != 'all')])
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / name)
+    if cfg.launcher != 'none' and get_device() == 'cpu':
+        distribute_on_cpu(cfg)
+    return cfg
+
+
+def find_config(config: str) -> Path:
+    """Return the path of a config, which 'package::path' names as in a ``_base_`` of mmengine.
+
+    Args:
+        config (str): Path of the file, or 'mmdet::' and its path in MMDetection's folder ``configs``.
+
+    Returns:
+        Path: Not necessarily that of a file.
+
+    Raises:
+        UserError: If the package is not installed.
+    """
+    package, separator, name = config.partition('::')
+    if not separator:
+        return Path(config)
+    if not is_installed(package):
+        raise UserError(f'{config}: there is no installed package {package!r}; expected mmdet::FOLDER/CONFIG.py')
+    return Path(get_installed_path(package), '.mim', 'configs', name)
+
+
+def distribute_on_cpu(cfg: Config) -> None:
+    """Prepare a distributed job on a machine without an accelerator.
+
+    mmengine would put every process on its own GPU; with the process group there before the Runner, and the wrapper
+    told that there is no device, it trains with gloo.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Raises:
+        UserError: If the job was not started by torchrun.
+    """
+    if cfg.launcher != 'pytorch' or 'RANK' not in os.environ:
+        raise UserError(
+            f'torch {torch.__version__} sees no GPU, and a distributed job on CPUs must be started by torchrun: use '
+            f'tools/dist_train.sh or tools/dist_test.sh (got --launcher {cfg.launcher})'
+        )
+    if os.environ['RANK'] == '0':
+        print(f'torch {torch.__version__} sees no GPU: {os.environ["WORLD_SIZE"]} CPU processes with gloo', flush=True)
+    timeout = (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout')
+    timeout = timedelta(seconds=timeout) if timeout else torch.distributed.distributed_c10d.default_pg_timeout
+    torch.distributed.init_process_group('gloo', timeout=timeout)
+    # Left to the end of the interpreter, gloo's threads can abort a process that has done its work.
+    atexit.register(_end_process_group)
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+
+
+def _end_process_group() -> None:
+    # What holds it keeps its threads alive: the distributed model, in the runner's circles of references.
+    gc.collect()
+    torch.distributed.destroy_process_group()
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that the config names, by default mmengine's."""
+    end_children_with_this_process()
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+@functools.cache
+def end_children_with_this_process() -> None:
+    """Let the processes that load data end when this one is killed (Linux).
+
+    PyTorch's notice that it is gone, and then wait, for good, until somebody reads what they have loaded: each holds
+    open the pipe that all of them write to, and masks are more than a pipe takes.
+    """
+    if sys.platform == 'linux':
+        set_death_signal, option = ctypes.CDLL(None).prctl, 1
+        os.register_at_fork(after_in_child=lambda: set_death_signal(option, signal.SIGKILL))

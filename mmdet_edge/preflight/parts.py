@@ -1,0 +1,189 @@
+"""Finding misspelt types and options in a config before anything is built from it that takes time or leaves files."""
+
+import copy
+import difflib
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional
+
+from mmdet.evaluation import CocoMetric
+from mmengine.config import Config
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    EVALUATOR,
+    FUNCTIONS,
+    HOOKS,
+    LOG_PROCESSORS,
+    LOOPS,
+    METRICS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    TRANSFORMS,
+    VISBACKENDS,
+    VISUALIZERS,
+    Registry,
+    init_default_scope,
+)
+from torch.utils.data import DataLoader
+
+from .model import _one_line
+
+REGISTRIES: dict[str, tuple[Registry, ...]] = {
+    'batch_sampler': (DATA_SAMPLERS,),
+    'collate_fn': (FUNCTIONS,),
+    'custom_hooks': (HOOKS,),
+    'dataset': (DATASETS,),
+    'datasets': (DATASETS,),
+    'default_hooks': (HOOKS,),
+    'log_processor': (LOG_PROCESSORS,),
+    'metrics': (METRICS,),
+    'optim_wrapper': (OPTIM_WRAPPERS,),
+    'optimizer': (OPTIMIZERS,),
+    'param_scheduler': (PARAM_SCHEDULERS,),
+    'pipeline': (TRANSFORMS,),
+    'sampler': (DATA_SAMPLERS,),
+    'test_cfg': (LOOPS,),
+    'test_evaluator': (METRICS, EVALUATOR),
+    'train_cfg': (LOOPS,),
+    'val_cfg': (LOOPS,),
+    'val_evaluator': (METRICS, EVALUATOR),
+    'vis_backends': (VISBACKENDS,),
+    'visualizer': (VISUALIZERS,),
+}
+"""Key of a config -> where the types below it are registered."""
+
+TAKEN_BEFORE = {
+    '_scope_',
+    'by_epoch',
+    'constructor',
+    'convert_to_iter_based',
+    'num_batch_per_epoch',
+    'disable_subprocess_warning',
+    'paramwise_cfg',
+    'priority',
+    'type',
+}
+"""Options that mmengine takes out before it constructs a part."""
+
+
+def check_parts(cfg: Config, splits: Sequence[str]) -> None:
+    """Check the parts of a config beside the model: each type is looked up, its options compared with what it takes.
+
+    Transforms, and COCO's metrics without their annotation file, are built too: that is quick and leaves nothing.
+
+    Args:
+        cfg (Config): The config.
+        splits (Sequence[str]): Of 'train', 'val', 'test', those that will run.
+
+    Raises:
+        ValueError: At the first type or option that there is not, or value that its part refuses; the message says
+            where it is and, for a misspelling, what may be meant.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    names = ['default_hooks', 'custom_hooks', 'visualizer', 'log_processor']
+    names += ['optim_wrapper', 'param_scheduler'] if 'train' in splits else []
+    names += [f'{split}_{part}' for split in splits for part in ('dataloader', 'cfg', 'evaluator')]
+    for name in names:
+        for where, part, registries in _parts(cfg.get(name), name, REGISTRIES.get(name, ())):
+            _check_part(where, part, registries)
+
+
+def _parts(value: Any, where: str, registries: tuple[Registry, ...]) -> Iterator[tuple[str, dict, tuple]]:
+    """Yield each dict that is to become an object, its place, and where its type is registered."""
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _parts(item, f'{where}.{index}', registries)
+    elif isinstance(value, dict):
+        has_type = 'type' in value or _default_type(where, value) is not None
+        if has_type and (registries or 'type' not in value):
+            yield where, value, registries
+        if registries == (TRANSFORMS,):
+            # What is inside of one may be of another library; building it tells.
+            return
+        for key, item in value.items():
+            # default_hooks, and what there is for several optimizers, hold parts under names of their own.
+            below = REGISTRIES.get(key, ()) if has_type else registries
+            yield from _parts(item, f'{where}.{key}', below)
+
+
+def _default_type(where: str, part: dict) -> Any:
+    """Return what mmengine makes of a section that does not say its type; None if that depends."""
+    if where.endswith('_dataloader'):
+        return DataLoader
+    if where == 'train_cfg':
+        return 'EpochBasedTrainLoop' if part.get('by_epoch', True) else 'IterBasedTrainLoop'
+    if where == 'optim_wrapper':
+        return 'OptimWrapper' if 'optimizer' in part else None
+    return {'val_cfg': 'ValLoop', 'test_cfg': 'TestLoop', 'log_processor': 'LogProcessor'}.get(where)
+
+
+def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> None:
+    name = part.get('type') or _default_type(where, part)
+    kind = _find(name, part.get('_scope_'), registries) if isinstance(name, str) else name
+    if kind is None:
+        registered = [key for registry in registries for key in _registered(registry)]
+        hint = _hint(f'{name}'.split('.')[-1], registered, cutoff=0.6)
+        raise ValueError(f'{where}.type: {name} is not in the {registries[0].name} registry{hint}')
+    if inspect.isclass(kind):
+        options, takes_others = _options(kind)
+        for key in set(part) - TAKEN_BEFORE - options:
+            hint = _hint(key, options | {'type'}, cutoff=0.8)
+            if hint or not takes_others:
+                raise ValueError(f'{where}: {kind.__name__} has no option {key!r}{hint}')
+    try:
+        # A copy: what is built may take keys out of its config.
+        if TRANSFORMS in registries and 'tokenizer_name' not in part:
+            # A tokenizer would be downloaded.
+            TRANSFORMS.build(copy.deepcopy(part))
+        elif inspect.isclass(kind) and issubclass(kind, CocoMetric):
+            kind(
+                **{
+                    key: value
+                    for key, value in copy.deepcopy(part).items()
+                    if key not in ('type', '_scope_', 'ann_file')
+                }
+            )
+    except Exception as error:
+        # Whatever a constructor raises.
+        raise ValueError(f'{where}: {name} cannot be built: {_one_line(error)}') from error
+
+
+def _find(name: str, scope: Optional[str], registries: tuple[Registry, ...]) -> Any:
+    for registry in registries:
+        try:
+            with registry.switch_scope_and_registry(scope) as scoped:
+                kind = scoped.get(name)
+        except Exception:
+            # A name with dots is imported, which can fail in any way.
+            continue
+        if kind is not None:
+            return kind
+    return None
+
+
+def _registered(registry: Registry) -> Iterator[str]:
+    yield from registry.module_dict
+    for child in registry.children.values():
+        yield from _registered(child)
+
+
+def _options(kind: type) -> tuple[set[str], bool]:
+    """Return the names that a constructor takes, with its parents' if it hands on others, and whether it does."""
+    names: set[str] = set()
+    takes_others = False
+    for parent in kind.__mro__[:-1]:
+        if '__init__' not in vars(parent):
+            continue
+        parameters = inspect.signature(vars(parent)['__init__']).parameters.values()
+        names.update(parameter.name for parameter in parameters)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+        takes_others = True
+    return names - {'self', 'args', 'kwargs'}, takes_others
+
+
+def _hint(name: str, known: Any, cutoff: float) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f'; did you mean {near[0]!r}?' if near else ''
