@@ -44,7 +44,7 @@ def test_what_a_page_names_exists(page):
         if link[1]:
             titles = re.findall(r'^#+ (.*)$', target.read_text(), re.MULTILINE)
             assert link[1][1:] in {re.sub(r'[^\w -]', '', t.lower()).replace(' ', '-') for t in titles}, link
-    for name in re.findall(r'\b(?:configs|tools|tests|docs|projects)/[\w./-]+\.\w+', text):
+    for name in re.findall(r'\b(?:configs|tools|tests|docs|projects|benchmarks)/[\w./-]+\.\w+', text):
         assert (ROOT / name).exists() or (page.parent / name).exists(), name
     for name in re.findall(r"get_config_path\('(.*?)'\)", text):
         assert (ROOT / 'configs' / name).is_file(), name

@@ -16,7 +16,7 @@ from mmengine import list_from_file
 from mmengine.config import ConfigDict
 from PIL import Image
 
-from .config import loads_masks
+from mmdet_edge.config.datasets import loads_masks
 
 SHOWN = 5
 """Ids or names that a message lists."""

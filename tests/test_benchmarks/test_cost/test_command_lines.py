@@ -9,6 +9,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdet_edge.errors import UserError
+
 ROOT = Path(__file__).parents[3]
 SMALL = ROOT / 'configs/mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
 
@@ -105,7 +107,7 @@ def test_whole_step(run, tmp_path):
 
 @pytest.mark.parametrize('roi_head', [dict(mask_head=dict(type='GridHead')), dict()])
 def test_a_model_without_a_mask_head_that_fits(roi_head):
-    with pytest.raises(SystemExit, match='expected|must be of type'):
+    with pytest.raises(UserError, match='expected|must be of type'):
         load('step').edge_and_plain(Config(dict(model=dict(roi_head=roi_head))))
 
 
