@@ -4,7 +4,8 @@ Importing the package registers its modules in MMDetection's registries; in a co
 ``custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)``.
 """
 
-from .compat import allow_mmengine_checkpoints, disarm_checkpoints, disarm_yaml
+# First: whatever imports mmcv.ops, as mmdet's models do, needs the operators that compat may have to serve.
+from . import compat  # noqa: F401
 from .config.edge import apply_edge_agreement
 from .engine.hooks import (
     AtomicCheckpointHook,
@@ -26,10 +27,6 @@ from .models import (
 )
 from .paths import get_config_path
 from .version import __version__
-
-allow_mmengine_checkpoints()
-disarm_checkpoints()
-disarm_yaml()
 
 __all__ = [
     'AtomicCheckpointHook',

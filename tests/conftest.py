@@ -7,6 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
+# First: it may have to serve the operators without which mmdet cannot be imported.
+import mmdet_edge  # noqa: F401
+
+# isort: split
 import numpy as np
 import pytest
 import torch
@@ -24,6 +28,19 @@ def build_wheel(what, folder):
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', *options, what], check=True)
     (path,) = folder.glob('*.whl')
     return path
+
+
+def pytest_addoption(parser):
+    parser.addoption('--device', default='cpu', help='where numerical tests compute: cpu, cuda, cuda:1, ...')
+
+
+@pytest.fixture(scope='session')
+def device(request):
+    """The device that --device names."""
+    device = torch.device(request.config.getoption('--device'))
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        pytest.skip(f'--device {device}, but torch sees no GPU')
+    return device
 
 
 @pytest.fixture(scope='session')

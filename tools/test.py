@@ -3,6 +3,10 @@
 import argparse
 from copy import deepcopy
 
+# First: it may have to serve the operators without which mmdet cannot be imported.
+import mmdet_edge  # noqa: F401
+
+# isort: split
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo

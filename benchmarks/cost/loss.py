@@ -16,6 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+# First: it may have to serve the operators without which mmdet cannot be imported.
+import mmdet_edge  # noqa: F401
+
+# isort: split
 import matplotlib.pyplot as plt
 import numpy as np
 import torch

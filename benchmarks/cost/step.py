@@ -18,6 +18,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+# First: it may have to serve the operators without which mmdet cannot be imported.
+import mmdet_edge  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 from mmdet.models.roi_heads.mask_heads import DynamicMaskHead

@@ -8,6 +8,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+# First: it may have to serve the operators without which mmdet cannot be imported.
+import mmdet_edge  # noqa: F401
+
+# isort: split
 import numpy as np
 from mmcv import imfrombytes
 from mmdet.apis import inference_detector, init_detector
@@ -20,7 +24,6 @@ from mmengine.registry import init_default_scope
 from rich.progress import track
 from torch import nn
 
-import mmdet_edge  # noqa: F401  loads mmengine's checkpoints with recent torch
 from mmdet_edge.analysis.prediction_figures import (
     ImageComparison,
     Instances,

@@ -1,8 +1,4 @@
-"""What recent PyTorch needs to run mmengine 0.10, and what mmengine needs to read a file without running it.
-
-Each piece acts only where it is needed and names the upstream issue that it answers; once mmengine has fixed that,
-the piece can go.
-"""
+"""What recent PyTorch needs to load mmengine's checkpoints, and what mmengine needs to load them safely."""
 
 import functools
 import os
@@ -13,24 +9,14 @@ from typing import Any, Callable, Optional
 import mmengine.runner.checkpoint
 import numpy as np
 import torch
-import yaml.constructor
-from mmengine.fileio import register_handler
-from mmengine.fileio.handlers import YamlHandler
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:
-    # PyYAML built without libyaml: the same, slower.
-    from yaml import SafeLoader
-
 # What mmengine logs, and what scalars and arrays of a checkpoint may be: numbers, no objects and no structures.
 NUMERIC_DTYPES = {np.dtype(code).str[1:] for code in '?bBhHiIlLqQefdg'}
-PYTHON_TAG = 'tag:yaml.org,2002:python/'
 STATISTICS = ('min', 'max', 'mean', 'current')
 
 
@@ -203,35 +189,3 @@ def _own_best(folder: str, path: Any) -> Optional[str]:
     """Return the path of a best checkpoint directly in a folder; None if it is anything else."""
     of_path, name = os.path.split(os.path.abspath(str(path)))
     return path if of_path == os.path.abspath(folder) and re.fullmatch(r'best_.*\.pth', name) else None
-
-
-class _YamlLoader(SafeLoader):
-    """Reads values, and the tuples that ``Config.dump`` writes; whatever else a file asks Python for is refused."""
-
-    def tuple_of(self, node: Any) -> tuple:
-        """Read a tuple."""
-        return tuple(self.construct_sequence(node, deep=True))
-
-    def refuse(self, tag: str, node: Any) -> Any:
-        """Refuse to make a Python object."""
-        raise yaml.constructor.ConstructorError(
-            problem=f'a YAML file may hold values only, nothing that runs: {node.tag.replace(PYTHON_TAG, "!!python/")}',
-            problem_mark=node.start_mark,
-        )
-
-
-_YamlLoader.add_constructor(f'{PYTHON_TAG}tuple', _YamlLoader.tuple_of)
-_YamlLoader.add_multi_constructor(PYTHON_TAG, _YamlLoader.refuse)
-
-
-class _YamlHandler(YamlHandler):
-    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
-        return super().load_from_fileobj(file, **{'Loader': _YamlLoader, **kwargs})
-
-
-def disarm_yaml() -> None:
-    """Let mmengine read YAML, configs among it, without calling the functions that a file names.
-
-    mmengine's own handler uses the loader that calls them.
-    """
-    register_handler(['yaml', 'yml'])(_YamlHandler)
