@@ -28,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--results', type=Path, help='JSON lines (default: results.jsonl in the work dir)')
     parser.add_argument('--jobs', type=int, default=1, help='trainings at a time (default: 1)')
     parser.add_argument('--data-root', help='folder of the data (default: that of the configs)')
+    parser.add_argument('--pretrained', help='file to start the backbone from (default: the address in the configs)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='options for all runs')
     parser.add_argument('--baseline', help='setting to compare the others with (default: that of the spec)')
     parser.add_argument('--check', action='store_true', help='check spec, configs and data, and start nothing')
@@ -44,7 +45,7 @@ def main() -> None:
     results = args.results or work_dir / 'results.jsonl'
     try:
         spec = read_spec(args.spec)
-        launcher = Launcher(spec, results, work_dir, args.jobs, args.data_root, args.cfg_options)
+        launcher = Launcher(spec, results, work_dir, args.jobs, args.data_root, args.cfg_options, args.pretrained)
         if args.check:
             missing, complete = launcher.check()
             waiting = '' if complete else ', and more once the learning rate of the baseline is tuned'

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
@@ -36,7 +37,7 @@ from mmdet_edge.version import __version__
 
 from .report import ConvergenceRun, read_convergence
 from .roi_feature_cache import cache_roi_features
-from .run_config import make_detector_config, make_run_config, place_features
+from .run_config import make_detector_config, make_run_config, place_features, place_pretrained
 from .spec import RunKey, Spec, config_hash
 
 KEY_FIELDS = [f.name for f in fields(RunKey)]
@@ -70,9 +71,13 @@ class Launcher:
         data_root (str, optional): Where the data is. Defaults to None: where the configs say.
         cfg_options (dict, optional): Options for all runs, such as ``model.backbone.init_cfg=None``. They count as part
             of the settings: results with others are not reused. Defaults to None.
+        pretrained (str, optional): File to start the backbone from, in the place of the address in the config, for a
+            machine without network. The result stays that of the config, and says which file it was made with. Defaults
+            to None.
 
     Raises:
         ValueError: If there is no job at a time.
+        OSError: If ``pretrained`` cannot be read.
     """
 
     def __init__(
@@ -83,11 +88,13 @@ class Launcher:
         jobs: int,
         data_root: Optional[str] = None,
         cfg_options: Optional[dict] = None,
+        pretrained: Optional[str] = None,
     ) -> None:
         if jobs < 1:
             raise ValueError(f'there must be at least 1 training at a time, got {jobs}')
         self.spec, self.results, self.work_dir, self.jobs = spec, results, work_dir, jobs
-        self.data_root, self.cfg_options = data_root, cfg_options or {}
+        self.data_root, self.cfg_options, self.pretrained = data_root, cfg_options or {}, pretrained
+        self.pretrained_hash = pretrained and hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()[:16]
         self.console = Console() if Console().is_terminal else Console(width=160)
         self.configs: dict[RunKey, tuple[Config, str]] = {}
         self.spent = self.steps = 0.0
@@ -200,11 +207,19 @@ class Launcher:
         cfg.work_dir = str(self.work_dir / key.folder)
         if self.spec.protocol == 'mask-branch':
             place_features(cfg, self.work_dir / 'features')
-        elif self.data_root:
-            override_data_root(cfg, cfg.data_root, self.data_root)
+            cfg.val_evaluator.scores_file = str(Path(cfg.work_dir, 'scores.npz'))
+        else:
+            self._place_files(cfg)
         # Goes on at the latest checkpoint, if an earlier call was interrupted.
         cfg.resume = True
         return cfg
+
+    def _place_files(self, cfg: Config) -> None:
+        """Put data and pretrained weights of this machine into the config of a detector."""
+        if self.data_root:
+            override_data_root(cfg, cfg.data_root, self.data_root)
+        if self.pretrained:
+            place_pretrained(cfg, self.pretrained)
 
     def _check(self, cfg: Config) -> None:
         if self.spec.protocol == 'full':
@@ -269,6 +284,8 @@ class Launcher:
             'commit': _commit(),
             'config_sha256': sha,
         }
+        if self.pretrained:
+            line['pretrained_sha256'] = self.pretrained_hash
         self.results.parent.mkdir(parents=True, exist_ok=True)
         with self.results.open('a') as file:
             file.write(json.dumps(line) + '\n')
@@ -313,10 +330,11 @@ class Launcher:
     def _detector_config(self) -> Config:
         """Return the config of the detector with the paths of this machine, its data checked."""
         cfg = make_detector_config(self.spec, self.cfg_options)
-        if self.data_root:
-            override_data_root(cfg, cfg.data_root, self.data_root)
+        self._place_files(cfg)
         cfg.work_dir = str(self.work_dir / 'detector')
         cfg.resume = True
+        # Nobody asks how good it is, which would take as long as a part of the training.
+        cfg.train_cfg.val_begin = sys.maxsize
         check_data(cfg, ('train', 'val'))
         check_pretrained(cfg.model)
         return cfg

@@ -1,13 +1,37 @@
 """The measures of the mask branch, as a metric."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Optional
 
 import numpy as np
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
+from torch import Tensor
 
 from mmdet_edge.evaluation.mask_branch import score_mask
+
+
+def score_stripes(prob: Tensor) -> dict[str, float]:
+    """Return how much of a pattern that repeats every two pixels a mask has, along rows or columns.
+
+    Args:
+        prob (Tensor): Predicted probabilities, or a mask of 0 and 1, (h, w), both even.
+
+    Returns:
+        dict[str, float]: 'nyquist', the share of the energy, without the mean, at half the sampling frequency; and
+        'stripes', the share of pixels of the mask (at 0.5) that differ from both neighbours in their row or column.
+    """
+    height, width = prob.shape
+    energy = np.abs(np.fft.fft2(prob.numpy())) ** 2
+    total = energy.sum() - energy[0, 0]
+    half = energy[height // 2].sum() + energy[:, width // 2].sum() - energy[height // 2, width // 2]
+    mask = prob.numpy() >= 0.5
+    alone = np.zeros_like(mask)
+    rows, columns = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
+    alone[1:-1] |= rows[1:] & rows[:-1]
+    alone[:, 1:-1] |= columns[:, 1:] & columns[:, :-1]
+    return dict(nyquist=float(half / total) if total > 1e-9 else 0.0, stripes=float(alone.mean()))
 
 
 @METRICS.register_module()
@@ -15,15 +39,29 @@ class MaskBranchMetric(BaseMetric):
     """Means over the RoIs of what :class:`MaskBranch` predicts.
 
     The names and definitions are those of :func:`mmdet_edge.evaluation.evaluate_mask_branch` at the size of the head's
-    masks: 'mask_branch/mIoU', 'mask_branch/boundary_IoU_1px', ...
+    masks: 'mask_branch/mIoU', 'mask_branch/boundary_IoU_1px', ...; besides, those of :func:`score_stripes`.
+
+    Args:
+        scores_file (str, optional): An .npz that receives the measures of every RoI, in the order of the data. Defaults
+            to None.
     """
 
     default_prefix = 'mask_branch'
 
+    def __init__(self, scores_file: Optional[str] = None) -> None:
+        super().__init__()
+        self.scores_file = scores_file
+
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score each RoI of a batch."""
-        self.results += [score_mask(sample['prob'], sample['target']) for sample in data_samples]
+        self.results += [
+            {**score_mask(sample['prob'], sample['target']), **score_stripes(sample['prob'])} for sample in data_samples
+        ]
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the means over all RoIs."""
-        return {name: float(np.mean([scores[name] for scores in results])) for name in results[0]}
+        values = {name: np.array([scores[name] for scores in results]) for name in results[0]}
+        if self.scores_file:
+            Path(self.scores_file).parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(self.scores_file, **values)
+        return {name: float(value.mean()) for name, value in values.items()}

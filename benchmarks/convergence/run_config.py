@@ -166,3 +166,18 @@ def place_features(cfg: Config, folder: Path) -> None:
     """Tell the config of a mask-branch run where the cached RoI features are."""
     cfg.train_dataloader.dataset.data_root = str(folder / 'train')
     cfg.val_dataloader.dataset.data_root = str(folder / 'val')
+
+
+def place_pretrained(cfg: Config, file: str) -> None:
+    """Let the backbone start from a file in the place of the address that its config names.
+
+    Args:
+        cfg (Config): Config of a detector; changed in place.
+        file (str): The same weights, or others of the same architecture.
+
+    Raises:
+        ValueError: If the backbone does not start from pretrained weights.
+    """
+    if not (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint'):
+        raise ValueError(f'{file} has no place: the backbone {cfg.model.backbone.type} has no pretrained weights')
+    cfg.model.backbone.init_cfg.checkpoint = file

@@ -57,3 +57,9 @@ def val_dataset(detector_cfg):
 def tried_edge_losses():
     """The module, which registers its losses when it is imported."""
     return importlib.import_module('benchmarks.convergence.tried_edge_losses')
+
+
+@pytest.fixture(scope='session')
+def peer_mask_losses():
+    """The module, which registers its losses when it is imported."""
+    return importlib.import_module('benchmarks.convergence.peer_mask_losses')

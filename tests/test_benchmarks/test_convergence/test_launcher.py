@@ -1,9 +1,11 @@
 """What the launcher takes for done, what it clears away, and how it ends what it started."""
 
+import hashlib
 import json
 import os
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -223,3 +225,53 @@ def test_each_training_sees_its_own_gpus(tmp_path, monkeypatch, visible, count, 
         # torchrun of each slot has a port of its own.
         assert json.loads((tmp_path / 'told').read_text())[1] == str(29500 + slot)
         assert (tmp_path / 'log').read_text() == 'told'
+
+
+PHOTOGRAPHS = 'mask_rcnn_edge/mask-rcnn_mobilenet-v2_fpn_1xb4-300i_animals.py'
+
+
+@pytest.mark.parametrize('protocol', ['full', 'mask-branch'])
+def test_a_file_of_pretrained_weights_is_not_part_of_the_setting(tmp_path, protocol):
+    spec = replace(make(tmp_path, protocol).spec, config=PHOTOGRAPHS)
+    file = tmp_path / 'weights.pth'
+    file.write_bytes(b'weights')
+    plain, placed = (Launcher(spec, tmp_path / 'r.jsonl', tmp_path, 1, pretrained=f) for f in (None, str(file)))
+    assert plain._config(KEY)[1] == placed._config(KEY)[1]
+    if protocol == 'mask-branch':
+        assert plain._features_hash() == placed._features_hash()
+        placed._place(KEY)
+    else:
+        assert plain._place(KEY).model.backbone.init_cfg.checkpoint == 'open-mmlab://mmdet/mobilenet_v2'
+        assert placed._place(KEY).model.backbone.init_cfg.checkpoint == str(file)
+
+
+def test_the_detector_starts_from_the_file(tmp_path, monkeypatch):
+    for check in ('check_data', 'check_pretrained'):
+        monkeypatch.setattr(module, check, lambda *args: None)
+    scheduler = make(tmp_path, 'mask-branch')
+    scheduler.spec, scheduler.pretrained = replace(scheduler.spec, config=PHOTOGRAPHS), 'weights.pth'
+    cfg = scheduler._detector_config()
+    assert cfg.model.backbone.init_cfg.checkpoint == 'weights.pth'
+    assert cfg.train_cfg.val_begin > cfg.train_cfg.max_iters
+
+
+def test_a_file_without_a_place(tmp_path):
+    (tmp_path / 'weights.pth').write_bytes(b'')
+    spec = make(tmp_path).spec
+    with pytest.raises(ValueError, match=r'weights.pth has no place: the backbone ResNet has no pretrained weights'):
+        Launcher(spec, tmp_path / 'r.jsonl', tmp_path, 1, pretrained=str(tmp_path / 'weights.pth'))._place(KEY)
+    with pytest.raises(FileNotFoundError):
+        Launcher(spec, tmp_path / 'r.jsonl', tmp_path, 1, pretrained=str(tmp_path / 'absent.pth'))
+
+
+def test_a_result_tells_its_pretrained_weights(tmp_path, monkeypatch):
+    (tmp_path / 'weights.pth').write_bytes(b'weights')
+    monkeypatch.setattr(Launcher, '_read_metrics', lambda *_: {MIOU: 0.5})
+    for name in (None, 'weights.pth'):
+        scheduler = Launcher(
+            make(tmp_path).spec, tmp_path / 'r.jsonl', tmp_path, 1, pretrained=name and str(tmp_path / name)
+        )
+        scheduler._finish(module.Job(KEY, SimpleNamespace(join=lambda: None), 0, time.time()), [])
+    without, line = map(json.loads, (tmp_path / 'r.jsonl').read_text().splitlines())
+    assert 'pretrained_sha256' not in without
+    assert line['pretrained_sha256'] == hashlib.sha256(b'weights').hexdigest()[:16]

@@ -9,6 +9,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from benchmarks.convergence import MaskBranch, MaskBranchMetric, RoIFeatureDataset, save_roi_features
+from benchmarks.convergence.mask_branch_metric import score_stripes
 from mmdet_edge.evaluation.mask_branch import score_mask
 
 register_all_modules()
@@ -129,16 +130,40 @@ def test_checkpoint_has_the_keys_of_the_head():
     assert list(branch(EDGE_HEAD).state_dict()) == list(branch().state_dict())
 
 
-def test_metric_is_the_mean_of_the_scores():
-    metric = METRICS.build(dict(type='MaskBranchMetric'))
+def test_metric_is_the_mean_of_the_scores(tmp_path):
+    file = tmp_path / 'run' / 'scores.npz'
+    metric = METRICS.build(dict(type='MaskBranchMetric', scores_file=str(file)))
     assert isinstance(metric, MaskBranchMetric)
     features, targets, labels = rois(7)
     samples = branch()(features, targets, labels, mode='predict')
     for batch in (samples[:4], samples[4:]):
         metric.process(None, [{k: v.detach() for k, v in sample.items()} for sample in batch])
     values = metric.evaluate(7)
-    scores = [score_mask(sample['prob'].detach(), sample['target']) for sample in samples]
+    scores = [
+        {**score_mask(sample['prob'].detach(), sample['target']), **score_stripes(sample['prob'].detach())}
+        for sample in samples
+    ]
     assert list(values) == [f'mask_branch/{name}' for name in scores[0]]
     assert 'mask_branch/boundary_IoU_1px' in values and len({s['mIoU'] for s in scores}) > 1
     for name in scores[0]:
         assert values[f'mask_branch/{name}'] == pytest.approx(np.mean([s[name] for s in scores]))
+    stored = np.load(file)
+    assert {name: list(stored[name]) for name in stored} == {name: [s[name] for s in scores] for name in scores[0]}
+
+
+def test_stripes_by_hand():
+    nothing = dict(nyquist=0.0, stripes=0.0)
+    assert score_stripes(torch.zeros(6, 8)) == score_stripes(torch.full((6, 8), 0.7)) == nothing
+    striped = torch.zeros(6, 8)
+    striped[:, ::2] = 1
+    # All energy but the mean's; all but the first and the last column differ from both neighbours.
+    assert score_stripes(striped) == pytest.approx(dict(nyquist=1, stripes=6 / 8))
+    assert score_stripes(striped.T) == pytest.approx(dict(nyquist=1, stripes=6 / 8))
+    # Undecided, but a pattern all the same.
+    assert score_stripes(0.1 * striped) == pytest.approx(dict(nyquist=1, stripes=0))
+    square = torch.zeros(6, 8)
+    square[1:5, 2:6] = 1
+    assert score_stripes(square)['stripes'] == 0
+    square[2] = 1 - square[2]
+    # The whole row, and what is left of the square above it.
+    assert score_stripes(square)['stripes'] == pytest.approx((8 + 4) / 48)

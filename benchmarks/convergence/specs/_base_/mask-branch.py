@@ -28,14 +28,43 @@ def _mask(*losses, **edge):
     return dict(cfg_options={'model.roi_head.mask_head': head})
 
 
+def _peer(type, replace=False, **options):
+    loss = dict(type=type, **options)
+    head = dict(loss_mask=dict(_delete_=True, **loss))
+    if not replace:
+        head = dict(type='EdgeAgreementMaskHead', loss_edge=loss)
+    return dict(
+        cfg_options={
+            'custom_imports.imports': ['mmdet_edge', 'benchmarks.convergence.peer_mask_losses'],
+            'model.roi_head.mask_head': head,
+        }
+    )
+
+
 settings = dict(baseline=dict())
 # Controls: any well-weighted loss on probabilities trains faster, and so may a larger weight of the cross entropy.
 for _w in (2, 4, 10):
     settings[f'bce-w{_w}'] = dict(cfg_options={'model.roi_head.mask_head.loss_mask.loss_weight': _w})
 for _w in (3, 10, 30):
     settings[f'squared-w{_w}'] = _mask(dict(type='MSELoss', loss_weight=_w))
-for _w in (1, 3, 10):
+for _w in (1, 3, 10, 30):
     settings[f'dice-w{_w}'] = _mask(dict(type='DiceLoss', activate=False, loss_weight=_w))
+# Losses of others for the boundary or the IoU, added to the cross entropy, each at three weights.
+for _name, _type, _weights in (
+    ('signed-distance', 'SignedDistanceLoss', (1, 3, 10)),
+    ('contour-distance', 'ContourDistanceLoss', (0.3, 1, 3)),
+    ('laplacian-boundary', 'LaplacianBoundaryLoss', (0.1, 0.3, 1)),
+    ('lovasz', 'LovaszHingeLoss', (0.3, 1, 3)),
+):
+    for _w in _weights:
+        settings[f'{_name}-w{_w}'] = _peer(_type, loss_weight=_w)
+# In the place of the cross entropy.
+for _name, _type, _weights in (
+    ('focal', 'FocalMaskLoss', (1, 4, 16)),
+    ('border-bce', 'BorderWeightedLoss', (1, 3, 10)),
+):
+    for _w in _weights:
+        settings[f'{_name}-w{_w}'] = _peer(_type, replace=True, loss_weight=_w)
 # The survey of the paper: filters, exponents, smoothing and the weighted cross entropy, weights over two decades.
 for _p, _weights in {
     1: (0.1, 0.3, 1, 3, 10),
@@ -64,7 +93,17 @@ settings['sobel-p1-w1+p2-w3'] = _edge(
     type='SumMaskLoss',
     losses=[dict(type='EdgeLoss', exponent=1, loss_weight=1), dict(type='EdgeLoss', exponent=2, loss_weight=3)],
 )
-for _a, _p, _b in ((2, 1, 1), (2, 1, 2), (3, 1, 3), (3, 1.5, 3), (1, 2, 1), (2, 2, 3), (3, 2, 3), (10, 1.5, 3)):
+for _a, _p, _b in (
+    (2, 1, 1),
+    (2, 1, 2),
+    (3, 1, 3),
+    (3, 1.5, 3),
+    (1, 2, 1),
+    (2, 2, 3),
+    (3, 2, 3),
+    (10, 1.5, 3),
+    (10, 2, 3),
+):
     settings[f'dice-w{_a}+sobel-p{_p}-w{_b}'] = _mask(
         dict(type='DiceLoss', activate=False, loss_weight=_a), exponent=_p, loss_weight=_b
     )

@@ -3,9 +3,9 @@
 Run it in an environment with a compiled mmcv and in one where mmdet_edge serves the operators, several times in turn
 if the machine has other work, and give all files to --compare:
 
-    python -m benchmarks.cost.ops_speed --out compiled.json
-    python -m benchmarks.cost.ops_speed --out ours.json
-    python -m benchmarks.cost.ops_speed --compare compiled.json ours.json
+    python -m benchmarks.cost.operators --out compiled.json
+    python -m benchmarks.cost.operators --out ours.json
+    python -m benchmarks.cost.operators --compare compiled.json ours.json
 
 Sizes are those of one level of a small FPN. Operators that compiled mmcv does not have for
 a CPU are left out there.
@@ -32,8 +32,7 @@ from torch import Tensor
 
 from benchmarks.cost.timing import describe_machine, time_in_turn
 from mmdet_edge.compat.ops import SERVED
-from mmdet_edge.errors import UserError, one_line_errors
-from mmdet_edge.preflight.checks import check_writable
+from mmdet_edge.preflight.checks import check_writable, stop
 
 
 def make_calls(device: str) -> dict[str, Callable[[], Any]]:
@@ -119,7 +118,6 @@ def compare(paths: list[str]) -> Table:
     return table
 
 
-@one_line_errors
 def main() -> None:
     """Measure and write, or compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,7 +134,7 @@ def main() -> None:
         return
     for name in ('repeats', 'threads'):
         if getattr(args, name) < 1:
-            raise UserError(f'--{name} must be at least 1, got {getattr(args, name)}')
+            raise stop(f'--{name} must be at least 1, got {getattr(args, name)}')
     if args.out:
         check_writable('output', args.out, is_folder=False)
     torch.set_num_threads(args.threads)

@@ -1,0 +1,205 @@
+"""Losses of others that promise better masks, to measure the edge loss against: for the specs in benchmarks/convergence/specs.
+
+Written anew from the papers' formulas, none for production. Each is called as a mask head calls its loss, with logits,
+targets and the classes of the masks, and is meant to be added to the cross entropy, except for the two that take its
+place (focal, border-weighted). Distances are in pixels of the head's mask, divided by its width.
+
+Shape letters: N masks of C classes, H and W their size.
+"""
+
+from abc import abstractmethod
+from typing import Optional
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from mmdet_edge.models.losses.edge_loss import select_class_masks
+
+
+class PeerMaskLoss(nn.Module):
+    """What the losses have in common: the call of a mask loss, the weight, no masks.
+
+    Args:
+        loss_weight (float): Defaults to 1.0.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, pred: Tensor, target: Tensor, label: Optional[Tensor] = None) -> Tensor:
+        """Compute the loss of logits (N, C, H, W), targets (N, H, W) and classes (N,); see EdgeLoss."""
+        with torch.autocast(pred.device.type, enabled=False):
+            logits, target = select_class_masks(type(self).__name__, pred, target, label)
+            return self.loss_weight * self.masks_loss(logits, target) if len(logits) else logits.sum()
+
+    @abstractmethod
+    def masks_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss of masks; both (N, H, W)."""
+
+
+def signed_distance(target: Tensor) -> Tensor:
+    """Return the distance to the boundary of each mask, negative inside, in pixels.
+
+    The pixels on either side of the boundary have 1 outside and 0 inside. A mask that is empty or full has no boundary
+    in its box, and 0 everywhere.
+
+    Args:
+        target (Tensor): Shape (N, H, W), 0 or 1.
+
+    Returns:
+        Tensor: Shape (N, H, W).
+    """
+    maps = []
+    for mask in target.cpu().numpy() > 0.5:
+        if mask.all() or not mask.any():
+            maps.append(np.zeros(mask.shape, np.float32))
+            continue
+        inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        maps.append(outside - (inside - 1) * mask)
+    return torch.from_numpy(np.stack(maps)).to(target)
+
+
+@MODELS.register_module()
+class SignedDistanceLoss(PeerMaskLoss):
+    """Boundary loss of Kervadec et al. 2019 (arXiv 1812.07032): mean of probability times signed distance."""
+
+    def masks_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss."""
+        return (logits.sigmoid() * signed_distance(target)).mean() / target.shape[-1]
+
+
+def soft_contour(masks: Tensor) -> Tensor:
+    """Return mask minus its erosion by a 3x3 square, the border of the box not counting as background; (N, H, W)."""
+    return masks + F.max_pool2d(-masks[:, None], 3, 1, 1)[:, 0]
+
+
+def truncated_distance(contours: Tensor, steps: int) -> Tensor:
+    """Return the distance to a soft contour in steps of a 3x3 square, cut off at ``steps``; differentiable.
+
+    Args:
+        contours (Tensor): Shape (N, H, W), in [0, 1].
+        steps (int): Number of dilations.
+
+    Returns:
+        Tensor: Shape (N, H, W), in [0, steps]; for a contour of 0 and 1 the chessboard distance.
+    """
+    reached, distance = contours[:, None], 1 - contours[:, None]
+    for _ in range(steps - 1):
+        reached = F.max_pool2d(reached, 3, 1, 1)
+        distance = distance + (1 - reached)
+    return distance[:, 0]
+
+
+@MODELS.register_module()
+class ContourDistanceLoss(PeerMaskLoss):
+    """After the contour loss by k-step distance transform (arXiv 2102.10854).
+
+    Contours are matched through truncated distance transforms that are computed within the network, by pooling: mean
+    over the contour of the prediction of the distance to that of the target, and the other way round. The paper's body
+    could not be read, only its abstract and introduction: details (pooling, both directions, k) are ours.
+
+    Args:
+        steps (int): k. Defaults to 5.
+        **kwargs: As :class:`PeerMaskLoss`.
+    """
+
+    def __init__(self, steps: int = 5, **kwargs: float) -> None:
+        super().__init__(**kwargs)
+        self.steps = steps
+
+    def masks_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss."""
+        contours = soft_contour(logits.sigmoid()), soft_contour(target)
+        distances = [truncated_distance(contour, self.steps) for contour in contours]
+        return sum(
+            ((contour * distance).sum((1, 2)) / contour.sum((1, 2)).clamp(min=1)).mean()
+            for contour, distance in zip(contours, reversed(distances))
+        ) / (2 * self.steps)
+
+
+@MODELS.register_module()
+class LaplacianBoundaryLoss(PeerMaskLoss):
+    """Boundary loss of BMask R-CNN (ECCV 2020): cross entropy and Dice between boundaries that a Laplacian finds.
+
+    There a branch of its own predicts the boundary; here it is that of the predicted mask, the positive part of its
+    8-neighbour Laplacian cut off at 1, so that nothing is added to the model.
+    """
+
+    def masks_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss."""
+        kernel = -torch.ones(1, 1, 3, 3, dtype=logits.dtype, device=logits.device)
+        kernel[..., 1, 1] = 8
+        boundary, goal = (
+            F.conv2d(masks[:, None], kernel, padding=1)[:, 0].clamp(0, 1) for masks in (logits.sigmoid(), target)
+        )
+        # The slope of the logarithm is bounded.
+        cross_entropy = F.binary_cross_entropy(boundary.clamp(0.01, 0.99), goal)
+        overlap, total = (boundary * goal).sum((1, 2)), (boundary**2 + goal**2).sum((1, 2))
+        return cross_entropy + (1 - (2 * overlap + 1) / (total + 1)).mean()
+
+
+@MODELS.register_module()
+class LovaszHingeLoss(PeerMaskLoss):
+    """Lovasz hinge (Berman et al. 2018, arXiv 1705.08790), mask by mask: convex surrogate of 1 - IoU."""
+
+    def masks_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss."""
+        truth = target.flatten(1)
+        errors = 1 - logits.flatten(1) * (2 * truth - 1)
+        errors, order = errors.sort(dim=1, descending=True)
+        truth = truth.gather(1, order)
+        total = truth.sum(1, keepdim=True)
+        jaccard = 1 - (total - truth.cumsum(1)) / (total + (1 - truth).cumsum(1))
+        steps = torch.cat([jaccard[:, :1], jaccard.diff(dim=1)], dim=1)
+        return (errors.relu() * steps).sum(1).mean()
+
+
+@MODELS.register_module()
+class FocalMaskLoss(PeerMaskLoss):
+    """Focal loss (arXiv 1708.02002) of pixels, without class balance; in the place of the cross entropy.
+
+    Args:
+        gamma (float): Defaults to 2.
+        **kwargs: As :class:`PeerMaskLoss`.
+    """
+
+    def __init__(self, gamma: float = 2.0, **kwargs: float) -> None:
+        super().__init__(**kwargs)
+        self.gamma = gamma
+
+    def masks_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss."""
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
+        return ((1 - (-cross_entropy).exp()) ** self.gamma * cross_entropy).mean()
+
+
+@MODELS.register_module()
+class BorderWeightedLoss(PeerMaskLoss):
+    """Cross entropy with more weight near the boundary, as in U-Net (arXiv 1505.04597); in the place of the plain one.
+
+    The weight of a pixel is 1 + ``border_weight`` * exp(-d^2 / (2 * ``sigma``^2)), d the distance to the boundary of
+    the mask itself (U-Net's: to the two nearest cells).
+
+    Args:
+        border_weight (float): Defaults to 3.
+        sigma (float): In pixels. Defaults to 1.5.
+        **kwargs: As :class:`PeerMaskLoss`.
+    """
+
+    def __init__(self, border_weight: float = 3.0, sigma: float = 1.5, **kwargs: float) -> None:
+        super().__init__(**kwargs)
+        self.border_weight, self.sigma = border_weight, sigma
+
+    def masks_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss."""
+        distance = signed_distance(target)
+        # The boundary runs between the pixels at 0 and 1. Where there is none, no pixel is near it.
+        near = (-((distance - 0.5) ** 2) / (2 * self.sigma**2)).exp() * distance.flatten(1).any(1)[:, None, None]
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
+        return ((1 + self.border_weight * near) * cross_entropy).mean()

@@ -1,0 +1,35 @@
+"""The gain by the shape of the objects."""
+
+import numpy as np
+
+from ...test_tools.conftest import run_python
+
+
+def test_gain_by_shape(tmp_path):
+    boxes, combs = np.zeros((2, 10, 8, 8), bool)
+    boxes[:, 2:6, 2:6] = combs[:, 2:6, 1:8:2] = True
+    (tmp_path / 'features/val').mkdir(parents=True)
+    np.save(tmp_path / 'features/val/targets.npy', np.concatenate([boxes, combs]))
+    for setting, ends in dict(baseline=(0.5, 0.2), edge=(0.5, 0.3)).items():
+        for seed in (0, 1):
+            folder = tmp_path / f'runs/240/{setting}_lr0.1/seed{seed}'
+            folder.mkdir(parents=True)
+            np.savez(folder / 'scores.npz', boundary_IoU_1px=np.repeat(ends, 10) + (seed - 0.5) / 100)
+    figure = tmp_path / 'figure.png'
+    printed = run_python(
+        'benchmarks.convergence.gain_by_shape',
+        f'data={tmp_path}',
+        '--settings',
+        'edge',
+        '--bins',
+        2,
+        '--figure',
+        figure,
+    )
+    assert '| 1.00 to 1.00 | 10 | 0.500 | +0.0 % [+0.0, +0.0] |' in printed
+    # Four bars of four pixels: perimeter 40, area 16.
+    assert '| 6.25 to 6.25 | 10 | 0.200 | +50.0 % [+50.0, +50.0] |' in printed
+    assert figure.is_file()
+    assert 'no scores of none' in run_python(
+        'benchmarks.convergence.gain_by_shape', f'data={tmp_path}', '--settings', 'none', code=1
+    )
