@@ -64,7 +64,7 @@ build_mmcv() {
         device=cuda$("$BIN/python" -c 'import torch; print(torch.version.cuda or "")')
         [ "$device" != cuda ] || fail "a build for GPUs is wanted, but the installed torch is a CPU build"
         command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] ||
-            fail "a build for GPUs is wanted, but there is no nvcc to compile mmcv with: install the CUDA toolkit ${device#cuda} and set CUDA_HOME, or see 'GPU' in README.md for ready-made wheels"
+            fail "a build for GPUs is wanted, but there is no nvcc to compile mmcv with: install the CUDA toolkit ${device#cuda} and set CUDA_HOME, or leave OPS=compiled out; docs/install.md has more"
         export FORCE_CUDA=1
         device+=-sm${TORCH_CUDA_ARCH_LIST:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | paste -sd+ || true)}
         device=${device//[^a-zA-Z0-9.+-]/_}
@@ -111,6 +111,7 @@ build_mmcv() {
         say "compiled in $(( (SECONDS - start) / 60 )) min $(( (SECONDS - start) % 60 )) s, kept in $wheels"
     fi
     flock -u 9
+    remove_mmcv mmcv-lite
     say "installing mmcv from $wheels"
     # Again, even if it is there: it may have been compiled for the torch that this .venv had before.
     pip install -q --no-deps --force-reinstall "$wheels"/mmcv-*.whl
@@ -128,9 +129,10 @@ install_package() {
 
 check_options
 make_venv
+# An installation that does not get to its end has to be repeated.
+rm -f .venv/installed
 install_torch
 if [ "$OPS" = compiled ]; then
-    remove_mmcv mmcv-lite
     build_mmcv
 else
     remove_mmcv mmcv
