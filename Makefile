@@ -9,12 +9,17 @@ export PATH := $(VENV):$(PATH)
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
+# Where mmcv's operators come from: torchvision, or a compiler. A .venv keeps what it has.
+INSTALLED := $(shell cat .venv/installed 2>/dev/null)
+OPS ?= $(or $(INSTALLED),torchvision)
+
 STEPS := 2000
 # A seventh of them are full disks: 30 kills and more for each number of workers.
 KILLS := 36
 
 help:
-	@echo 'make install   environment in .venv: torch, mmcv (compiled once per machine), mmdet, this package'
+	@echo 'make install   environment in .venv: torch, mmcv, mmdet, this package; no compiler needed'
+	@echo '               (OPS=compiled compiles the operators of mmcv, once per machine; OPS=torchvision goes back)'
 	@echo 'make demo      train baseline and edge head on generated images, compare them (8 minutes on 2 cores)'
 	@echo 'make test      run all tests'
 	@echo 'make soak      what takes long: 72 faults, 2000 iterations (an hour; STEPS=100 KILLS=7 to try it)'
@@ -25,8 +30,11 @@ help:
 
 install: .venv/installed
 
+ifneq ($(OPS),$(INSTALLED))
+.PHONY: .venv/installed
+endif
 .venv/installed: constraints.txt requirements.txt setup.cfg tools/install.sh
-	@bash tools/install.sh
+	@OPS=$(OPS) bash tools/install.sh
 
 demo: install
 	@python tools/demo.py

@@ -1,12 +1,17 @@
 """The wheel carries what a user without a checkout needs."""
 
+import email
+import json
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 
 import pytest
+from packaging.requirements import Requirement
 
 from mmdet_edge import __version__
+from mmdet_edge.compat.versions import MINIMUM
 
 from .conftest import ROOT, build_wheel
 
@@ -37,3 +42,65 @@ def test_the_sdist_builds_the_same_wheel(source, wheel, tmp_path):
 @pytest.mark.parametrize('name', ['configs', 'tools', 'model-index.yml'])
 def test_a_checkout_uses_its_own_configs_and_tools(name):
     assert (ROOT / 'mmdet_edge' / '.mim' / name).resolve() == ROOT / name
+
+
+# Two distributions of each are in use, which install into the same folders.
+LINES = {
+    'OpenMMLab': {'mmcv-lite': '2.1.0', 'mmdet': '3.3.0', 'mmengine': '0.10.7', 'setuptools': '82.0.0'},
+    'OpenMMLab, compiled': {'mmcv': '2.1.0', 'mmdet': '3.3.0', 'mmengine': '0.10.7', 'setuptools': '80.10.2'},
+    'mmcv 2.2': {'mmcv': '2.2.0', 'mmdet': '3.3.0', 'mmengine': '0.10.7'},
+    'OneDL': {'onedl-mmcv': '2.3.6', 'onedl-mmdetection': '3.5.1', 'onedl-mmengine': '0.10.12'},
+}
+STACK = {'setuptools', 'torchvision', *(name for line in LINES.values() for name in line)}
+
+
+@pytest.fixture(scope='module')
+def requirements(wheel):
+    """Extra -> requirements; those without an extra under ''."""
+    metadata = next(data for name, data in content(wheel).items() if name.endswith('/METADATA'))
+    found = {}
+    for line in email.message_from_bytes(metadata).get_all('Requires-Dist'):
+        requirement = Requirement(line)
+        marker = str(requirement.marker or '')
+        found.setdefault(marker.partition('extra == ')[2].strip('"'), []).append(requirement)
+    return found
+
+
+def test_the_package_requires_neither_line_of_the_stack(requirements):
+    assert not {requirement.name for requirement in requirements['']} & STACK
+    assert f'torch>={MINIMUM["torch"][0]}' in {str(requirement) for requirement in requirements['']}
+
+
+def test_the_extras_are_the_two_lines_from_the_versions_that_are_checked_at_import(requirements):
+    for extra, prefix in (('openmmlab', ''), ('onedl', 'onedl-')):
+        required = {requirement.name: requirement.specifier for requirement in requirements[extra]}
+        assert set(required) == {*LINES['OneDL' if prefix else 'OpenMMLab'], 'torchvision'}
+        for name, (minimum, _) in MINIMUM.items():
+            if name != 'torch' and not prefix:
+                assert minimum in str(required['mmcv-lite' if name == 'mmcv' else name])
+    assert '2.2.0' not in next(r.specifier for r in requirements['openmmlab'] if r.name == 'mmcv-lite')
+
+
+@pytest.mark.parametrize('line', LINES)
+def test_installing_into_an_environment_changes_none_of_its_packages(line, wheel, requirements, tmp_path):
+    """As pip sees it: an environment with what such a line has, by metadata."""
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'venv'], check=True)
+    (site,) = (tmp_path / 'venv').glob('lib/python*/site-packages')
+    installed = {**LINES[line], **{requirement.name: version(requirement.name) for requirement in requirements['']}}
+    for name, number in installed.items():
+        folder = site / f'{name.replace("-", "_")}-{number}.dist-info'
+        folder.mkdir()
+        (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n')
+    pip = [sys.executable, '-m', 'pip', '--python', tmp_path / 'venv' / 'bin' / 'python']
+    options = ['-q', '--dry-run', '--no-index', '--report', tmp_path / 'report.json']
+    subprocess.run([*pip, 'install', *options, wheel], check=True)
+    report = json.loads((tmp_path / 'report.json').read_text())
+    assert [item['metadata']['name'] for item in report['install']] == ['mmdet_edge']
+
+
+def test_installing_into_this_environment_changes_none_of_its_packages(wheel, tmp_path):
+    pip = [sys.executable, '-m', 'pip', 'install']
+    options = ['-q', '--dry-run', '--no-index', '--report', tmp_path / 'report.json']
+    subprocess.run([*pip, *options, wheel], check=True)
+    report = json.loads((tmp_path / 'report.json').read_text())
+    assert {item['metadata']['name'] for item in report['install']} <= {'mmdet_edge'}

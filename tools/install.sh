@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Make .venv and install everything into it: what `make install` runs.
+# OPS=torchvision (the default): mmcv-lite, whose operators torchvision serves; nothing is compiled.
+# OPS=compiled: mmcv with its own operators, compiled once per machine.
 # Can be interrupted and repeated at any point: it goes on where it was, also in the middle of compiling mmcv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+OPS=${OPS:-torchvision}
 PYTHON=${PYTHON:-python3}
 CACHE=${MMDET_EDGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmdet-edge}
 BIN=.venv/bin
@@ -13,9 +16,13 @@ fail() { printf '[install] error: %s\n' "$*" >&2; exit 1; }
 # What pip needs at build time comes from the environment itself, so that torch is there.
 pip() { "$BIN/python" -m pip --disable-pip-version-check "$@"; }
 
+check_options() {
+    [ "$OPS" = torchvision ] || [ "$OPS" = compiled ] || fail "OPS must be torchvision or compiled, got '$OPS'"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+        fail "Python 3.10 or newer is needed, got '$PYTHON' ($("$PYTHON" --version 2>&1 || true)); name another with 'make install PYTHON=python3.11'"
+}
+
 make_venv() {
-    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
-        fail "Python 3.11 or newer is needed, got '$PYTHON' ($("$PYTHON" --version 2>&1 || true)); name another with 'make install PYTHON=python3.11'"
     if ! "$BIN/python" -m pip --version >/dev/null 2>&1; then
         say "making .venv with $("$PYTHON" --version)"
         "$PYTHON" -m venv --clear .venv || fail "could not make .venv; on Debian and Ubuntu: apt install python3-venv"
@@ -23,11 +30,19 @@ make_venv() {
 }
 
 install_torch() {
-    say "installing torch and the build tools"
-    local packages=(torch 'setuptools<81' wheel ninja psutil numpy)
-    # The standard configs start from torchvision://resnet50. On a CPU nobody trains those.
-    if has_gpu; then packages+=(torchvision); fi
-    pip install -q -c constraints.txt "${packages[@]}"
+    say "installing torch $(pinned torch) and torchvision $(pinned torchvision)"
+    # Python compiles the modules that are used when they are first used: a tenth of torch's.
+    pip install -q --no-compile -c constraints.txt torch torchvision numpy 'setuptools<81' wheel
+}
+
+pinned() { sed -n "s/^$1==//p" constraints.txt; }
+
+# Both distributions of mmcv install into the same folder: what removes one takes files of the other with it.
+remove_mmcv() {
+    if pip show -q "$1" 2>/dev/null; then
+        say "removing $1"
+        pip uninstall -q -y mmcv mmcv-lite
+    fi
 }
 
 # FORCE_CUDA=1 builds for GPUs where there is none: on a login node, in an image.
@@ -49,7 +64,7 @@ build_mmcv() {
         device=cuda$("$BIN/python" -c 'import torch; print(torch.version.cuda or "")')
         [ "$device" != cuda ] || fail "a build for GPUs is wanted, but the installed torch is a CPU build"
         command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] ||
-            fail "a build for GPUs is wanted, but there is no nvcc to compile mmcv with: install the CUDA toolkit ${device#cuda} and set CUDA_HOME, or see 'GPU' in README.md for ready-made wheels"
+            fail "a build for GPUs is wanted, but there is no nvcc to compile mmcv with: install the CUDA toolkit ${device#cuda} and set CUDA_HOME, or leave OPS=compiled out; docs/install.md has more"
         export FORCE_CUDA=1
         device+=-sm${TORCH_CUDA_ARCH_LIST:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | paste -sd+ || true)}
         device=${device//[^a-zA-Z0-9.+-]/_}
@@ -63,7 +78,9 @@ build_mmcv() {
     flock -n 9 || { say "waiting for another installation on this machine"; flock 9; }
     if ! ls "$wheels"/mmcv-*.whl >/dev/null 2>&1; then
         local version
-        version=$(sed -n 's/^mmcv==//p' constraints.txt)
+        version=$(pinned mmcv)
+        command -v "${CXX:-c++}" >/dev/null || fail "OPS=compiled needs a C++ compiler; on Debian and Ubuntu: apt install g++ python3-dev; without OPS=compiled none is needed"
+        pip install -q -c constraints.txt ninja psutil
         say "compiling mmcv $version for $(basename "$wheels"): once per machine, about 6 minutes of 2 fast cores (12 of slow ones), longer with CUDA"
         mkdir -p "$build" "$wheels"
         if [ ! -f "$build/mmcv-$version/setup.py" ]; then
@@ -94,19 +111,32 @@ build_mmcv() {
         say "compiled in $(( (SECONDS - start) / 60 )) min $(( (SECONDS - start) % 60 )) s, kept in $wheels"
     fi
     flock -u 9
+    remove_mmcv mmcv-lite
     say "installing mmcv from $wheels"
-    pip install -q -c constraints.txt "$wheels"/mmcv-*.whl
+    # Again, even if it is there: it may have been compiled for the torch that this .venv had before.
+    pip install -q --no-deps --force-reinstall "$wheels"/mmcv-*.whl
 }
 
 install_package() {
     say "installing mmengine, mmdet, this package (editable) and the test tools"
-    pip install -q -c constraints.txt --no-build-isolation -e '.[test]'
-    "$BIN/python" -c 'import mmcv.ops, mmdet_edge' || fail "the installed packages cannot be imported"
+    if [ "$OPS" = compiled ]; then
+        pip install -q --no-compile -c constraints.txt --no-build-isolation mmdet mmengine -e '.[test]'
+    else
+        pip install -q --no-compile -c constraints.txt --no-build-isolation -e '.[openmmlab,test]'
+    fi
+    "$BIN/python" -c 'import mmdet_edge, mmcv.ops' || fail "the installed packages cannot be imported"
 }
 
+check_options
 make_venv
+# An installation that does not get to its end has to be repeated.
+rm -f .venv/installed
 install_torch
-build_mmcv
+if [ "$OPS" = compiled ]; then
+    build_mmcv
+else
+    remove_mmcv mmcv
+fi
 install_package
-touch .venv/installed
+echo "$OPS" >.venv/installed
 say "done: activate it with 'source .venv/bin/activate'"

@@ -3,6 +3,10 @@
 import argparse
 from typing import Union
 
+# First: mmdet may not be importable without what it brings.
+import mmdet_edge  # noqa: F401
+
+# isort: split
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 
 from mmdet_edge.config.edits import use_boundary_metric, use_resume, use_safe_checkpoints

@@ -4,6 +4,8 @@ Each piece acts only where it is needed and names the upstream issue that it ans
 go.
 """
 
+# First: the others import mmengine and mmcv.
+from . import versions  # noqa: F401
 from .checkpoints import allow_mmengine_checkpoints, disarm_checkpoints
 from .ops import serve_mmcv_ops
 from .yaml import disarm_yaml

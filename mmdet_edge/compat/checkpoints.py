@@ -127,7 +127,8 @@ def allow_mmengine_checkpoints() -> None:
     is still refused.
 
     For addresses (``https://``, ``torchvision://``, ...) it has to be switched on: torch's download function, which
-    mmengine calls, switches it off unless it is told.
+    mmengine calls, switches it off unless it is told. OneDL's mmengine allows the very classes that are replaced here,
+    and loads what is refused once more without ``weights_only``: its function is replaced as a whole.
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
@@ -143,6 +144,8 @@ def allow_mmengine_checkpoints() -> None:
     torch.serialization.add_safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()])
     checkpoint = mmengine.runner.checkpoint
     checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)
+    if hasattr(checkpoint, '_safe_torch_load'):
+        checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)
 
 
 def disarm_checkpoints() -> None:

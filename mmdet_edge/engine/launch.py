@@ -6,7 +6,6 @@ import ctypes
 import difflib
 import functools
 import gc
-import importlib.util
 import os
 import signal
 import sys
@@ -81,8 +80,12 @@ def load_config(
             or the model cannot have the edge loss.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    if importlib.util.find_spec('pkg_resources') is None:
-        raise UserError("mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'")
+    try:
+        # What mmengine calls for a base such as 'mmdet::...'.
+        is_installed('mmdet')
+    except ModuleNotFoundError:
+        message = "mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'"
+        raise UserError(message) from None
     path = find_config(str(config))
     if not path.is_file():
         names = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []

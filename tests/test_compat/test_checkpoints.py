@@ -2,14 +2,17 @@ import contextlib
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdet_edge.compat import allow_mmengine_checkpoints
 
+DATA = Path(__file__).parents[1] / 'data'
 NEEDS_ALLOW_LIST = pytest.mark.skipif(
     torch.__version__ < '2.6', reason='torch < 2.6 does not refuse anything by default'
 )
@@ -84,6 +87,11 @@ def test_nothing_is_touched_where_nothing_is_needed(monkeypatch):
     monkeypatch.setattr(torch, '__version__', '2.10.0')
     with pytest.raises(AttributeError, match='add_safe_globals'):
         allow_mmengine_checkpoints()
+
+
+@pytest.mark.parametrize('line', ['openmmlab', 'onedl'])
+def test_checkpoints_of_both_lines_load(line):
+    check(CheckpointLoader.load_checkpoint(str(DATA / f'checkpoint_{line}.pth'), 'cpu', logger='silent'))
 
 
 @NEEDS_ALLOW_LIST

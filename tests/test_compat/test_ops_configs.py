@@ -14,10 +14,10 @@ import torch
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
-from mmdet_edge.apply import EDGE_TWINS
 from mmengine.utils import get_installed_path
 
 from mmdet_edge.compat.ops import SERVED, served_operators
+from mmdet_edge.config.edge import EDGE_TWINS
 
 MMDET = Path(get_installed_path('mmdet')) / '.mim' / 'configs'
 
