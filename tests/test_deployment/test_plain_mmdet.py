@@ -129,7 +129,7 @@ def test_undoes_what_makes_an_edge_config(name, edge):
     )
     cfg.custom_hooks = [dict(type='EdgeVisualizationHook'), dict(type='CheckInvalidLossHook')]
     cfg.default_hooks.masks = dict(type='mmdet.MaskBranchEvalHook')
-    cfg.custom_imports = dict(imports=['mmdet_edge', 'benchmarks.convergence', 'mmdet'], allow_failed_imports=False)
+    cfg.custom_imports = dict(imports=['mmdet_edge', 'mmdet_edge.models', 'mmdet'], allow_failed_imports=False)
     cfg.update(work_dir='somewhere', launcher='none')
     before = cfg.to_dict()
     result = to_plain_config(cfg).to_dict()
