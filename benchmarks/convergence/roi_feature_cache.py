@@ -11,6 +11,7 @@ from typing import Any, Optional, Union
 import torch
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
@@ -125,8 +126,7 @@ def _jittered(samples: list[Any], jitter: float) -> list[InstanceData]:
     """Return the true boxes of each image, each side moved at random, in the form of RPN's proposals."""
     proposals = []
     for sample in samples:
-        truth = sample.gt_instances.bboxes
-        boxes = truth.tensor if hasattr(truth, 'tensor') else truth
+        boxes = get_box_tensor(sample.gt_instances.bboxes)
         size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         moved = boxes + jitter * size * (2 * torch.rand_like(boxes) - 1)
         # As RPN does: mask heads cut their targets out of the image, and the features have to be of the same box.
