@@ -66,7 +66,8 @@ def load(config: str, options: dict) -> Config:
 
 def build_dataset(cfg_a: Config, cfg_b: Config) -> BaseDataset:
     """Build A's test data set, and check that B's has the same classes."""
-    init_default_scope(cfg_a.get('default_scope', 'mmdet'))
+    # None in mmdet's pure-Python configs.
+    init_default_scope(cfg_a.get('default_scope') or 'mmdet')
     dataset = DATASETS.build(cfg_a.test_dataloader.dataset)
     other = DATASETS.build({**cfg_b.test_dataloader.dataset, 'lazy_init': True})
     classes_a, classes_b = (d.metainfo.get('classes') for d in (dataset, other))
