@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from rich.table import Table
 from rich.text import Text
 
-from mmdet_edge.analysis.figures import COLOURS, LINE_STYLES
+from mmdet_edge.analysis.figures import COLORS, LINE_STYLES
 from mmdet_edge.analysis.statistics import Difference, lower_is_better, paired_difference
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
 
@@ -617,7 +617,7 @@ def draw_convergence(
         if not curves:
             raise ValueError(f'none of {", ".join(names)} has a value of {metric} at a budget')
     styles: dict[str, dict[str, Any]] = {
-        name: dict(color=COLOURS[i % len(COLOURS)], linestyle=LINE_STYLES[i // len(COLOURS) % len(LINE_STYLES)])
+        name: dict(color=COLORS[i % len(COLORS)], linestyle=LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)])
         for i, name in enumerate(names)
     }
     columns = 2 if len(panels) == 4 else min(3, len(panels))

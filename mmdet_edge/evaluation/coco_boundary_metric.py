@@ -72,10 +72,9 @@ def metric_items_of(proposal_nums: Sequence[int]) -> dict[str, MetricItem]:
 class CocoBoundaryMetric(CocoMetric):
     """``CocoMetric`` that also knows Boundary AP, does not round, and is fast.
 
-    Differs from ``CocoMetric`` by ``metric='boundary'`` (any mix with 'bbox', 'segm', 'proposal', 'proposal_fast'), by
-    values at full precision, by the C++ evaluation of faster-coco-eval, and by what COCOeval gets wrong without a
-    word: ids of any kind, masks of another size than the image, limits in any order. Use ``CocoMetric`` for numbers
-    rounded to three decimals.
+    Differs from ``CocoMetric`` by ``metric='boundary'`` (any mix with the others), by values at full precision, by the
+    C++ evaluation of faster-coco-eval, and where COCOeval is wrong without a message: annotation ids of any kind,
+    masks of another size than the image, names of recalls. Use ``CocoMetric`` for numbers rounded to three decimals.
 
     Boundary AP is COCO's AP with min(mask IoU, boundary IoU) in place of the mask IoU. The boundary IoU is the IoU of
     the two bands of pixels that lie inside a mask and at most d away from its outline; d is
@@ -302,17 +301,7 @@ class CocoBoundaryMetric(CocoMetric):
         return FasterCOCO(content)
 
     def _evaluate(self, metric: str, truth: Any, detections: Any, logger: MMLogger) -> dict[str, float]:
-        """Evaluate one metric.
-
-        Args:
-            metric (str): 'bbox', 'segm', 'boundary' or 'proposal'.
-            truth (COCO): The ground truth.
-            detections (COCO): The predictions.
-            logger (MMLogger): Receives the summary.
-
-        Returns:
-            dict[str, float]: Its values, by key.
-        """
+        """Evaluate one metric on ground truth and predictions (COCO of the backend); return its values by key."""
         if metric == 'boundary':
             self._warn_of_small_objects(truth, logger)
         evaluation = self._make_evaluation('bbox' if metric == 'proposal' else metric, truth, detections)
@@ -345,15 +334,9 @@ class CocoBoundaryMetric(CocoMetric):
         return COCOeval(truth, detections, iou_type)
 
     def _read(self, arrays: dict, name: str, category: Optional[int] = None) -> float:
-        """Return the mean of COCOeval's precision (T, R, K, A, M) or recall (T, K, A, M) for one item.
+        """Return the mean of COCOeval's precision (T, R, K, A, M) or recall (T, K, A, M), -1 if there is no value.
 
-        Args:
-            arrays (dict): ``COCOeval.eval``.
-            name (str): Key of :func:`metric_items_of`.
-            category (int, optional): Index of a category. Defaults to None, the mean of all.
-
-        Returns:
-            float: The mean over what there is, -1 if there is nothing.
+        ``arrays`` is ``COCOeval.eval``; the mean is over all categories unless the index of one is given.
         """
         item = self._items[name]
         values = np.asarray(arrays[item.kind])[..., item.area, self.proposal_nums.index(item.limit)]

@@ -57,8 +57,8 @@ def ground_truth_boxes(roi_head: Any, boxes: list[InstanceData]) -> Iterator[lis
         captured.append((mask_preds, activate_map))
         return predict_by_feat(mask_preds, *args, activate_map=activate_map, **kwargs)
 
-    given_boxes = patch.object(roi_head, 'predict_bbox', lambda *args, **kwargs: boxes)
-    with given_boxes, patch.object(head, 'predict_by_feat', capture):
+    patch_boxes = patch.object(roi_head, 'predict_bbox', lambda *args, **kwargs: boxes)
+    with patch_boxes, patch.object(head, 'predict_by_feat', capture):
         yield captured
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmdet.evaluation import CocoMetric
-from mmdet.models.losses import L1Loss
-from mmdet.registry import METRICS, MODELS
+from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, init_default_scope
@@ -78,20 +77,6 @@ def test_boundary_metric_needs_mask_ap_in_the_split_that_runs(split, other):
             edits.use_boundary_metric(cfg, (split,))
         edits.use_boundary_metric(cfg, (other,))
         assert cfg[f'{other}_evaluator'].metric == ['bbox', 'segm', 'boundary']
-
-
-def test_a_dumped_pure_python_config_can_be_read_again(tmp_path):
-    path = tmp_path / 'dumped.py'
-    path.write_text(
-        "model = dict(type='mmdet.models.detectors.mask_rcnn.MaskRCNN', losses=[\n"
-        "    dict(type='mmdet.models.losses.smooth_l1_loss.L1Loss'), dict(type='mmdet.models.losses.no.L1Loss'),\n"
-        "    dict(type='mmdet.L1Loss'), dict(type='L1Loss'), dict(type='mine.of.L1Loss')])\n"
-    )
-    cfg = launch.load_config(path)
-    assert cfg.model.type == 'mmdet.models.detectors.mask_rcnn.MaskRCNN'
-    names = [loss.type for loss in cfg.model.losses]
-    assert names == ['mmdet.L1Loss', 'mmdet.models.losses.no.L1Loss', 'mmdet.L1Loss', 'L1Loss', 'mine.of.L1Loss']
-    assert type(MODELS.build(dict(cfg.model.losses[0]))) is L1Loss
 
 
 def test_config_of_an_installed_package():

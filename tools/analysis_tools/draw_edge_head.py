@@ -1,4 +1,4 @@
-"""Draw what the edge loss looks at: a predicted mask, its target, their edges and the residual's edges."""
+"""Draw what the edge loss compares: a predicted mask, its target, their edges and the edges of the residual."""
 
 import argparse
 from pathlib import Path
@@ -26,7 +26,7 @@ def main() -> None:
 
     star = affinity.translate(affinity.scale(SHAPES['star'](np.random.default_rng(1)), 12, 12), 14, 14)
     target = (rasterise(star, 28) >= 0.5).astype(np.float32)
-    # A prediction as an early mask head makes it: blurred, a little off.
+    # A prediction like that of a mask head early in training: blurred and shifted.
     prediction = np.clip(gaussian_filter(shift(target, (0.7, -0.5), order=1), 1.6), 0.02, 0.98)
     masks = torch.tensor(np.stack([prediction, target, prediction - target]))
     edges = filter_masks(masks, get_edge_kernels(['sobel']))
@@ -48,7 +48,7 @@ def main() -> None:
             if column == 0:
                 axes.set_ylabel(rows[row], fontsize=13)
     figure.supxlabel(
-        f'edge loss: 3 times the mean of |x|^1.5 over the two maps lower right, here {loss:.2f}\n'
+        f'edge loss: 3 times the mean of |x|^2 over the two maps lower right, here {loss:.2f}\n'
         '(red positive, blue negative)',
         fontsize=12,
     )

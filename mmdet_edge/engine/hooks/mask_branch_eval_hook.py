@@ -29,12 +29,11 @@ class MaskBranchEvalHook(Hook):
     priority = 'ABOVE_NORMAL'
 
     def before_train(self, runner: Runner) -> None:
-        """Check model and data, before a training that would only fail at its first validation.
+        """Check model and data before training: otherwise the first validation would fail.
 
         Raises:
             ValueError: If the model has no mask branch, or the validation set no masks.
         """
-        # Without validation the hook has nothing to do.
         if runner.val_loop is not None:
             check_mask_branch(self._detector(runner), runner.val_dataloader.dataset[0]['data_samples'])
 

@@ -98,7 +98,7 @@ def test_runs_before_the_hooks_that_use_its_values_or_swap_the_weights():
         assert priority < get_priority(other.priority)
 
 
-def test_a_model_or_data_without_masks_is_told_before_the_training(runner):
+def test_a_model_or_data_without_masks_is_reported_before_the_training_run(runner):
     hook = MaskBranchEvalHook()
     del runner.cfg.val_dataloader.dataset.pipeline[2]
     assert 'LoadAnnotations' not in str(runner.cfg.val_dataloader.dataset.pipeline)
