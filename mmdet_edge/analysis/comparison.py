@@ -110,11 +110,6 @@ class Result:
     time_speedup: Optional[float] = None
 
     @property
-    def reached(self) -> Optional[bool]:
-        """Whether the smoothed mean reaches the target; None if there is no target."""
-        return None if self.target is None else self.reached_at is not None
-
-    @property
     def mean(self) -> float:
         """Mean over the seeds."""
         return float(np.mean(list(self.values.values())))

@@ -54,14 +54,8 @@ def describe_differences(runs: Mapping[str, Sequence[Run]]) -> list[str]:
 
 def _options(run: Run) -> dict[str, Any]:
     """Return the options of a run that decide about its result, by their place in the config; empty without one."""
-    config = read_config(run.work_dir)
-    options: dict[str, Any] = {}
-    for section in SECTIONS:
-        value: Any = config
-        for key in section.split('.'):
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is not None:
-            options.update(_flatten(value, section))
+    everything = _flatten(read_config(run.work_dir), '')
+    options = {place: value for place, value in everything.items() if place.startswith(SECTIONS)}
     if options:
         options['number of ranks'] = read_environment(run.work_dir).get('GPU number', UNKNOWN)
     return options
@@ -69,16 +63,12 @@ def _options(run: Run) -> dict[str, Any]:
 
 def _flatten(value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, dict):
-        items = list(value.items())
+        items = [(key, item) for key, item in value.items() if key not in IGNORED]
     elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
         items = list(enumerate(value))
     else:
         return {where: value}
-    found: dict[str, Any] = {}
-    for key, item in items:
-        if key not in IGNORED:
-            found.update(_flatten(item, f'{where}.{key}'))
-    return found
+    return {place: v for key, item in items for place, v in _flatten(item, f'{where}.{key}'.lstrip('.')).items()}
 
 
 def _short(value: Any) -> str:

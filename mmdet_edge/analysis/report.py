@@ -4,7 +4,6 @@ import csv
 import io
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -19,7 +18,7 @@ from rich.table import Table
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
 from mmdet_edge.version import __version__
 
-from .comparison import Comparison, LeftOut, Result
+from .comparison import Comparison, Result
 from .figures import draw_curves
 from .runs import read_environment
 from .statistics import lower_is_better
@@ -56,25 +55,16 @@ HOW_TO_READ = (
 """One paragraph each, in Markdown."""
 
 
-@dataclass(frozen=True)
-class _Line:
-    """One line of the table: a variant's cells, or the heading of a metric above its variants."""
-
-    cells: tuple[str, ...]
-    verdict: str = ''
-    is_heading: bool = False
-
-
-def _lines(comparison: Comparison) -> Iterator[_Line]:
-    """Return the lines of the table, the same in all its forms."""
+def _lines(comparison: Comparison) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the lines of the table, the same in all its forms, each with 'heading', 'better', 'worse' or ''."""
     metric = ''
     for result in comparison.results:
         if result.metric != metric:
             metric = result.metric
             direction = f'{"lower" if lower_is_better(metric) else "higher"} is better'
             target = 'no target' if result.target is None else f'target {result.target:.4f}'
-            yield _Line((metric, f'at iteration {result.iteration}', direction, '', target, '', ''), is_heading=True)
-        yield _Line(_cells(result, result.variant == comparison.baseline), result.verdict)
+            yield (metric, f'at iteration {result.iteration}', direction, '', target, '', ''), 'heading'
+        yield _cells(result, result.variant == comparison.baseline), result.verdict
 
 
 def _cells(result: Result, is_baseline: bool) -> tuple[str, ...]:
@@ -103,12 +93,6 @@ def _summary(comparison: Comparison) -> str:
     return f'{others} variant{"s" * (others != 1)} compared with {comparison.baseline}. Runs used: {seeds}.'
 
 
-def _describe(item: LeftOut) -> str:
-    """Return one line about a run that was left out."""
-    where = f' (for {", ".join(item.metrics)})' if item.metrics else ''
-    return f'{item.variant}: {item.work_dir}{where}: {item.reason}'
-
-
 def make_table(comparison: Comparison) -> Table:
     """Make the table for the terminal.
 
@@ -121,11 +105,10 @@ def make_table(comparison: Comparison) -> Table:
     table = Table(title=escape(_summary(comparison)), title_justify='left')
     for i, column in enumerate(COLUMNS):
         table.add_column(column, justify='right' if i else 'left', overflow='fold')
-    colors = {'better': 'green', 'worse': 'red', '': None}
-    for line in _lines(comparison):
-        if line.is_heading:
+    for cells, kind in _lines(comparison):
+        if kind == 'heading':
             table.add_section()
-        table.add_row(*map(escape, line.cells), style='bold' if line.is_heading else colors[line.verdict])
+        table.add_row(*map(escape, cells), style={'heading': 'bold', 'better': 'green', 'worse': 'red', '': None}[kind])
     return table
 
 
@@ -138,7 +121,11 @@ def warnings_of(comparison: Comparison) -> list[str]:
     Returns:
         list[str]: One line each; empty if there is nothing.
     """
-    return [*comparison.notes, *(f'left out: {_describe(item)}' for item in comparison.left_out)]
+    lines = list(comparison.notes)
+    for item in comparison.left_out:
+        where = f' (for {", ".join(item.metrics)})' if item.metrics else ''
+        lines.append(f'left out: {item.variant}: {item.work_dir}{where}: {item.reason}')
+    return lines
 
 
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
@@ -168,7 +155,9 @@ def to_markdown(comparison: Comparison, figure: Optional[str] = None, command: O
     Returns:
         str: The document.
     """
-    rows = [[f'**{cell}**' if cell and line.is_heading else cell for cell in line.cells] for line in _lines(comparison)]
+    rows = [
+        [f'**{cell}**' if cell and kind == 'heading' else cell for cell in cells] for cells, kind in _lines(comparison)
+    ]
     runs = []
     for name, seeds in comparison.runs.items():
         for seed, run in seeds.items():
@@ -201,42 +190,23 @@ def to_csv(comparison: Comparison) -> str:
         comparison (Comparison): What to write.
 
     Returns:
-        str: The table with a line of headings; ``seeds`` and ``values`` hold lists separated by spaces.
+        str: The table with a line of headings, the fields of :class:`Result` and :class:`Difference`; ``seeds`` and
+        ``values`` hold lists separated by spaces.
     """
+    rows = []
+    for result in comparison.results:
+        row = {**vars(result), 'n': len(result.values), 'mean': result.mean, 'sd': result.spread}
+        found = vars(result.difference) if result.difference else {}
+        low, high = found.get('interval') or (None, None)
+        row.update(difference=found.get('mean'), pairs=found.get('pairs'), percent=found.get('percent'))
+        row.update(ci95_low=low, ci95_high=high, baseline=comparison.baseline)
+        row.update(seeds=' '.join(map(str, result.values)), values=' '.join(map(repr, result.values.values())))
+        rows.append(row)
     text = io.StringIO()
-    rows = [_csv_row(result, comparison.baseline) for result in comparison.results]
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _csv_row(result: Result, baseline: str) -> dict[str, object]:
-    difference = result.difference
-    low, high = (difference.interval if difference else None) or (None, None)
-    return {
-        'metric': result.metric,
-        'variant': result.variant,
-        'baseline': baseline,
-        'iteration': result.iteration,
-        'n': len(result.values),
-        'mean': result.mean,
-        'sd': result.spread,
-        'pairs': difference.pairs if difference else None,
-        'difference': difference.mean if difference else None,
-        'ci95_low': low,
-        'ci95_high': high,
-        'percent': difference.percent if difference else None,
-        'target': result.target,
-        'target_reached': {True: 'yes', False: 'no', None: None}[result.reached],
-        'iterations_to_target': result.reached_at,
-        'at_first_iteration': {True: 'yes', False: 'no'}[result.at_first] if result.reached else None,
-        'seconds_to_target': result.seconds,
-        'speedup': result.speedup,
-        'time_speedup': result.time_speedup,
-        'seeds': ' '.join(map(str, result.values)),
-        'values': ' '.join(map(repr, result.values.values())),
-    }
 
 
 def write_report(comparison: Comparison, out_dir: Path, command: Optional[str] = None) -> Path:

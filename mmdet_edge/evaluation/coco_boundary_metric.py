@@ -11,7 +11,7 @@ import importlib.util
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
@@ -28,44 +28,28 @@ BACKENDS = ('faster-coco-eval', 'pycocotools')
 METRIC_NAMES = ('bbox', 'segm', 'boundary', 'proposal', 'proposal_fast')
 
 
-class MetricItem(NamedTuple):
-    """What one value is the mean of.
-
-    Attributes:
-        kind (str): 'precision' or 'recall'.
-        area (int): Index of the area range.
-        limit (int): Largest number of detections of an image that count.
-        threshold (float, optional): IoU threshold. Defaults to None: the mean over all.
-    """
-
-    kind: str
-    area: int
-    limit: int
-    threshold: Optional[float] = None
-
-
-def metric_items_of(proposal_nums: Sequence[int]) -> dict[str, MetricItem]:
+def metric_items_of(proposal_nums: Sequence[int]) -> dict[str, tuple[str, Optional[float], int, int]]:
     """Return the values that COCO's evaluation gives for some limits on the number of detections.
 
     Args:
         proposal_nums (Sequence[int]): The limits, in any order.
 
     Returns:
-        dict[str, MetricItem]: CocoMetric's names; the names of recalls state their limit.
+        dict[str, tuple]: CocoMetric's name (with the limit, for recalls) -> what it is the mean of: 'precision' or
+        'recall', IoU threshold (None for all), index of the area range, limit.
     """
     limits = sorted(proposal_nums)
     # As in pycocotools: mAP at 100 detections an image, the others at the third limit.
     last = limits[min(2, len(limits) - 1)]
-    items = {
-        'mAP': MetricItem('precision', 0, 100 if 100 in limits else last),
-        'mAP_50': MetricItem('precision', 0, last, 0.5),
-        'mAP_75': MetricItem('precision', 0, last, 0.75),
-    }
     sizes = tuple(enumerate('sml', start=1))
-    items.update({f'mAP_{size}': MetricItem('precision', area, last) for area, size in sizes})
-    items.update({f'AR@{limit}': MetricItem('recall', 0, limit) for limit in limits})
-    items.update({f'AR_{size}@{last}': MetricItem('recall', area, last) for area, size in sizes})
-    return items
+    return {
+        'mAP': ('precision', None, 0, 100 if 100 in limits else last),
+        'mAP_50': ('precision', 0.5, 0, last),
+        'mAP_75': ('precision', 0.75, 0, last),
+        **{f'mAP_{size}': ('precision', None, area, last) for area, size in sizes},
+        **{f'AR@{limit}': ('recall', None, 0, limit) for limit in limits},
+        **{f'AR_{size}@{last}': ('recall', None, area, last) for area, size in sizes},
+    }
 
 
 @METRICS.register_module()
@@ -82,24 +66,14 @@ class CocoBoundaryMetric(CocoMetric):
     'boundary_mAP', 'boundary_mAP_50', ... like those of the other metrics.
 
     Args:
-        ann_file (str, optional): Annotation file. Defaults to None: the ground truth comes from the data samples.
         metric (str | Sequence[str]): One or several of 'bbox', 'segm', 'boundary', 'proposal', 'proposal_fast'.
             Defaults to 'bbox'.
-        classwise (bool): Also return the AP of each category. Defaults to False.
         proposal_nums (Sequence[int]): Limits on the number of detections of an image, in any order. Defaults to
             (100, 300, 1000).
-        iou_thrs (float | Sequence[float], optional): IoU thresholds. Defaults to None: 0.5, 0.55, ..., 0.95.
         metric_items (Sequence[str], optional): Values to return, of 'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m',
             'mAP_l', 'AR@100', ... (a key for each limit), 'AR_s@1000', 'AR_m@1000', 'AR_l@1000' (the third limit).
             Defaults to None: those with 'mAP', or for 'proposal' those with 'AR'.
-        format_only (bool): Write the predictions and evaluate nothing. Defaults to False.
-        outfile_prefix (str, optional): Path and beginning of the names of the files with the predictions. Defaults to
-            None: they are not kept.
-        backend_args (dict, optional): How mmengine reads ``ann_file``. Defaults to None.
-        collect_device (str): Where results of all ranks are gathered: 'cpu' or 'gpu'. Defaults to 'cpu'.
-        prefix (str, optional): First part of the keys. Defaults to None: 'coco'.
-        sort_categories (bool): Sort the categories of ``ann_file`` by id, for Objects365. Defaults to False.
-        use_mp_eval (bool): Has no effect; ``CocoMetric`` has it.
+        use_mp_eval (bool): Has no effect; the other options without a description are those of ``CocoMetric``.
         backend (str, optional): 'faster-coco-eval' or 'pycocotools'. Defaults to None: the first if it is installed.
             Ids of images and categories that are not integers are evaluated with the second.
         boundary_dilation_ratio (float): Width of the band as a fraction of the image diagonal, in (0, 1). Defaults to
@@ -314,7 +288,7 @@ class CocoBoundaryMetric(CocoMetric):
         evaluation.accumulate()
 
         kind = 'recall' if metric == 'proposal' else 'precision'
-        items = self.metric_items or [name for name, item in self._items.items() if item.kind == kind]
+        items = self.metric_items or [name for name, item in self._items.items() if item[0] == kind]
         key = '{}' if metric == 'proposal' else f'{metric}_{{}}'
         values = {key.format(item): self._read(evaluation.eval, item) for item in items}
         if self.classwise and metric != 'proposal':
@@ -338,10 +312,10 @@ class CocoBoundaryMetric(CocoMetric):
 
         ``arrays`` is ``COCOeval.eval``; the mean is over all categories unless the index of one is given.
         """
-        item = self._items[name]
-        values = np.asarray(arrays[item.kind])[..., item.area, self.proposal_nums.index(item.limit)]
-        if item.threshold is not None:
-            values = values[np.isclose(np.atleast_1d(self.iou_thrs), item.threshold)]
+        kind, threshold, area, limit = self._items[name]
+        values = np.asarray(arrays[kind])[..., area, self.proposal_nums.index(limit)]
+        if threshold is not None:
+            values = values[np.isclose(np.atleast_1d(self.iou_thrs), threshold)]
         if category is not None:
             values = values[..., category]
         values = values[values > -1]
@@ -354,7 +328,7 @@ class CocoBoundaryMetric(CocoMetric):
         overwrite them.
         """
         values = {}
-        columns = [name for name, item in self._items.items() if item.kind == 'precision']
+        columns = [name for name, item in self._items.items() if item[0] == 'precision']
         table = Table('category', *columns, title=f'{metric} by category')
         # COCOeval sorts the categories by id; CocoMetric's order of classes may differ.
         for index, category in enumerate(sorted(self.cat_ids)):

@@ -90,9 +90,9 @@ def test_csv(runs, tmp_path):
     assert list(rows) == [(metric, variant) for metric in METRICS for variant in runs]
     fast, slow = rows['coco/segm_mAP', '<edge> & [more]'], rows['coco/segm_mAP', 'edge-slow']
     assert float(fast['speedup']) == pytest.approx(2, abs=0.01)
-    assert (fast['seeds'], fast['pairs'], fast['target_reached']) == ('0 1', '2', 'yes')
+    assert (fast['seeds'], fast['pairs'], fast['baseline'], fast['at_first']) == ('0 1', '2', 'base', 'False')
     assert [float(value) for value in fast['values'].split()] == pytest.approx([0.99517, 1.00517], abs=1e-5)
-    assert (slow['target_reached'], slow['iterations_to_target'], slow['speedup'], slow['sd']) == ('no', '', '', '')
+    assert (slow['reached_at'], slow['speedup'], slow['sd'], slow['pairs']) == ('', '', '', '1')
     assert (slow['n'], slow['ci95_low'], slow['ci95_high']) == ('1', '', '')
 
 
