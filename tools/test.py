@@ -84,7 +84,7 @@ def main() -> None:
     if args.out:
         check_writable('--out', args.out, is_folder=False)
     if args.boundary:
-        use_boundary_metric(cfg)
+        use_boundary_metric(cfg, ('test',))
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)

@@ -80,7 +80,7 @@ def main() -> None:
     check_keys(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_writable('work dir', cfg.work_dir)
     if args.boundary:
-        use_boundary_metric(cfg)
+        use_boundary_metric(cfg, ('val',))
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'

@@ -310,7 +310,8 @@ class Launcher:
             return None
         if run.diverged_at() is not None:
             return {}
-        last = {key: value for line in run.scalars if line['step'] == run.final_step for key, value in line.items()}
+        end = run.final_iteration
+        last = {key: value for line in run.scalars if line['step'] == end for key, value in line.items()}
         metrics = {k: v for k, v in last.items() if '/' in k}
         return metrics if set(self.spec.metrics) <= set(metrics) else None
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from rich.table import Table
 from rich.text import Text
 
-from mmdet_edge.analysis.figures import COLOURS, LINE_STYLES
+from mmdet_edge.analysis.figures import COLORS, LINE_STYLES
 from mmdet_edge.analysis.statistics import Difference, lower_is_better
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
 from mmdet_edge.errors import UserError
@@ -212,7 +212,7 @@ def draw_study(study: Study, path: Union[str, Path]) -> None:
         if not curves:
             raise UserError(f'no setting with several budgets has a value of {metric}')
     styles: dict[str, dict[str, Any]] = {
-        name: dict(color=COLOURS[i % len(COLOURS)], linestyle=LINE_STYLES[i // len(COLOURS) % len(LINE_STYLES)])
+        name: dict(color=COLORS[i % len(COLORS)], linestyle=LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)])
         for i, name in enumerate([study.baseline, *study.lengthened])
     }
     columns = 2 if len(panels) == 4 else min(3, len(panels))

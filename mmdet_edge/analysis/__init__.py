@@ -1,10 +1,10 @@
-"""Reading runs, comparing them and drawing what they show."""
+"""Reading runs, comparing them and drawing figures of them."""
 
 from .comparison import Comparison, LeftOut, Result, choose_baseline, compare
-from .figures import draw_comparison, draw_curves
+from .figures import draw_curves
 from .report import make_table, warnings_of, write_report
-from .runs import Run, find_work_dirs, group_runs, read_run, read_seed, read_setting
-from .statistics import Difference, lower_is_better, paired_difference, smooth, steps_to_target
+from .runs import Run, find_work_dirs, group_runs, read_config, read_run, read_seed, read_variant
+from .statistics import Difference, iterations_to_target, lower_is_better, paired_difference, smooth
 
 __all__ = [
     'Comparison',
@@ -14,18 +14,18 @@ __all__ = [
     'Run',
     'choose_baseline',
     'compare',
-    'draw_comparison',
     'draw_curves',
     'find_work_dirs',
     'group_runs',
+    'iterations_to_target',
     'lower_is_better',
     'make_table',
     'paired_difference',
+    'read_config',
     'read_run',
     'read_seed',
-    'read_setting',
+    'read_variant',
     'smooth',
-    'steps_to_target',
     'warnings_of',
     'write_report',
 ]

@@ -1,6 +1,6 @@
-"""Pictures that compare the predictions of two models, A and B, on the same images.
+"""Figures that compare the predictions of two models, A and B, on the same images.
 
-Shape letters: G objects in the truth, P predicted objects, H and W image height and width.
+Shape letters: G ground-truth objects, P predicted objects, H and W image height and width.
 """
 
 import random
@@ -19,14 +19,14 @@ from mmengine.dataset import BaseDataset
 
 from .figures import draw_image
 
-MISSED_COLOUR = (0, 90, 255)
-"""Blue: what the truth has and the prediction lacks."""
+MISSED_COLOR = (0, 90, 255)
+"""Blue: in the ground truth, not in the prediction."""
 
-ADDED_COLOUR = (255, 60, 0)
-"""Red: what the prediction has and the truth lacks."""
+ADDED_COLOR = (255, 60, 0)
+"""Red: in the prediction, not in the ground truth."""
 
-AGREEING_COLOUR = (255, 220, 60)
-"""Yellow, mixed lightly into what both have."""
+AGREEING_COLOR = (255, 220, 60)
+"""Yellow, a light tint: in both."""
 
 DPI = 100
 
@@ -51,7 +51,7 @@ class ImageComparison:
     Attributes:
         image_id (int | str): Id of the image in its data set.
         index (int): Position of the image in its data set.
-        ious_a (np.ndarray): For each object in the truth the mask IoU of A's best matching prediction, (G,).
+        ious_a (np.ndarray): For each ground-truth object the mask IoU of A's best matching prediction, (G,).
         ious_b (np.ndarray): The same of B.
     """
 
@@ -77,13 +77,13 @@ class ImageComparison:
 
     @property
     def better(self) -> Optional[str]:
-        """'A' or 'B', whose mean IoU is higher; None if they are equal."""
+        """'A' or 'B', the one with the higher mean IoU; None if they are equal."""
         total_a, total_b = self.ious_a.sum(), self.ious_b.sum()
         return None if total_a == total_b else 'A' if total_a > total_b else 'B'
 
 
 def load_truth(dataset: BaseDataset, index: int) -> Instances:
-    """Read the objects of an image, at the image's own size; ignored (crowd) objects are left out.
+    """Read the ground-truth objects of an image, at the size of the image; ignored (crowd) objects are left out.
 
     Args:
         dataset (BaseDataset): A data set of mmdet; its pipeline is not used.
@@ -115,7 +115,7 @@ def mask_ious(truth: Instances, prediction: Instances) -> np.ndarray:
     """
     if truth.masks.shape[1:] != prediction.masks.shape[1:] and len(truth.masks) and len(prediction.masks):
         raise ValueError(
-            f'mask_ious: the masks must have one size, got {truth.masks.shape[1:]} in the truth and '
+            f'mask_ious: the masks must have one size, got {truth.masks.shape[1:]} in the ground truth and '
             f'{prediction.masks.shape[1:]} predicted. Height and width in the annotation file may not be those of the '
             'image'
         )
@@ -143,11 +143,11 @@ def best_ious(truth: Instances, prediction: Instances) -> np.ndarray:
 
 
 def error_maps(truth: Instances, prediction: Instances) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the pixels where truth and prediction differ, object by object.
+    """Find the pixels where ground truth and prediction differ, object by object.
 
     An object is compared with the best matching prediction of its class, a prediction with the best matching object.
-    What matches nothing is missed or added as a whole, so that an object predicted as another class is both. There, and
-    where objects overlap, missed goes before added, and both go before agreeing.
+    An object or prediction without a match is missed or added as a whole, so that an object predicted as another class
+    is both. There, and where objects overlap, missed goes before added, and both go before agreeing.
 
     Args:
         truth (Instances): G objects.
@@ -168,7 +168,7 @@ def error_maps(truth: Instances, prediction: Instances) -> tuple[np.ndarray, np.
 
 
 def paint_errors(image: np.ndarray, truth: Instances, prediction: Instances) -> np.ndarray:
-    """Colour errors in a pale, grey copy of an image.
+    """Color the errors in a pale gray copy of an image.
 
     Args:
         image (np.ndarray): Shape (H, W, 3), RGB, uint8.
@@ -176,15 +176,15 @@ def paint_errors(image: np.ndarray, truth: Instances, prediction: Instances) -> 
         prediction (Instances): P objects.
 
     Returns:
-        np.ndarray: Shape (H, W, 3), RGB, uint8: missed and added pixels in :data:`MISSED_COLOUR` and
-        :data:`ADDED_COLOUR`, agreeing ones tinted with :data:`AGREEING_COLOUR`.
+        np.ndarray: Shape (H, W, 3), RGB, uint8: missed and added pixels in :data:`MISSED_COLOR` and
+        :data:`ADDED_COLOR`, agreeing ones tinted with :data:`AGREEING_COLOR`.
     """
     missed, added, agreeing = error_maps(truth, prediction)
-    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 255 * 0.3
-    grey[agreeing] = 0.7 * grey[agreeing] + 0.3 * np.array(AGREEING_COLOUR)
-    grey[missed] = MISSED_COLOUR
-    grey[added] = ADDED_COLOUR
-    return grey.round().astype(np.uint8)
+    gray = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 255 * 0.3
+    gray[agreeing] = 0.7 * gray[agreeing] + 0.3 * np.array(AGREEING_COLOR)
+    gray[missed] = MISSED_COLOR
+    gray[added] = ADDED_COLOR
+    return gray.round().astype(np.uint8)
 
 
 def choose_images(
@@ -192,8 +192,7 @@ def choose_images(
 ) -> tuple[list[ImageComparison], list[ImageComparison]]:
     """Choose the images in which two models differ most, and random ones.
 
-    The random ones are drawn from all images, those of the first list among them: they show how the models differ on
-    the whole.
+    The random ones are drawn from all images, also those of the first list: they show how the models differ on average.
 
     Args:
         comparisons (Sequence[ImageComparison]): All images.
@@ -206,7 +205,7 @@ def choose_images(
     """
     by_id = sorted(comparisons, key=lambda c: c.image_id)
     different = [c for c in sorted(by_id, key=lambda c: -c.difference) if c.difference > 0]
-    # The ids decide, whatever the order of the data set.
+    # Chosen by id, whatever the order of the data set.
     chosen = random.Random(seed).sample(range(len(by_id)), min(num_images, len(by_id)))
     return different[:num_images], [by_id[i] for i in sorted(chosen)]
 
@@ -220,19 +219,19 @@ def draw_predictions(
     path: Path,
     title: str = '',
 ) -> None:
-    """Draw an image three times: errors of A, truth, errors of B.
+    """Draw an image three times: errors of A, ground truth, errors of B.
 
     Args:
         image (np.ndarray): Shape (H, W, 3), RGB, uint8.
         truth (Instances): The objects.
-        predictions (Sequence[Instances]): What A and B found.
+        predictions (Sequence[Instances]): Predictions of A and B.
         names (Sequence[str]): Names of A and B.
-        comparison (ImageComparison): The scores that are written above.
+        comparison (ImageComparison): The scores to write above.
         path (Path): File to write; its ending decides the format.
-        title (str): Heading of the picture. Defaults to ''.
+        title (str): Heading of the figure. Defaults to ''.
     """
     height, width = image.shape[:2]
-    # Errors are a pixel or two wide: enlarge the image as far as the picture's size allows.
+    # Errors are a pixel or two wide: enlarge the image as far as the size of the figure allows.
     panel = float(np.clip(1.5 * width, 480, 1500))
     font = 11 * max(1, panel / 640)
     figure = Figure(
@@ -247,15 +246,15 @@ def draw_predictions(
         axes.set_title(f'{textwrap.fill(f"{letter}: {name}", int(panel / font * 1.35))}\n{score}', fontsize=font)
     draw_image(panels[1], image, truth.masks, interpolation)
     count = len(truth.masks)
-    panels[1].set_title(f'truth\n{count} object{"" if count == 1 else "s"}', fontsize=font)
+    panels[1].set_title(f'ground truth\n{count} object{"" if count == 1 else "s"}', fontsize=font)
     figure.suptitle(title, fontsize=1.2 * font)
-    # Tinted as lightly as in the picture, on a middle grey.
-    tint = tuple(0.3 * channel + 0.7 * 150 for channel in AGREEING_COLOUR)
+    # Tinted as lightly as in the image, on a medium gray.
+    tint = tuple(0.3 * channel + 0.7 * 150 for channel in AGREEING_COLOR)
     patches = [
-        Patch(color='#{:02x}{:02x}{:02x}'.format(*map(round, colour)), label=label)
-        for colour, label in (
-            (MISSED_COLOUR, 'missed: object not predicted here'),
-            (ADDED_COLOUR, 'added: predicted outside its object'),
+        Patch(color='#{:02x}{:02x}{:02x}'.format(*map(round, color)), label=label)
+        for color, label in (
+            (MISSED_COLOR, 'missed: object not predicted here'),
+            (ADDED_COLOR, 'added: predicted outside its object'),
             (tint, 'agreeing'),
         )
     ]
@@ -271,7 +270,7 @@ def describe(comparison: ImageComparison) -> dict[str, Any]:
         comparison (ImageComparison): The image.
 
     Returns:
-        dict: Id, number of objects, mean IoU of A and B, mean difference of the objects' IoU, and who is better.
+        dict: Id, number of objects, mean IoU of A and B, mean difference of the objects' IoU, and which is better.
     """
     return dict(
         image_id=comparison.image_id,

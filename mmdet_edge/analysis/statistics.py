@@ -1,4 +1,4 @@
-"""Smoothing, paired differences and time to target: what a comparison of runs is made of."""
+"""Smoothing, paired differences and time to target of training runs."""
 
 import math
 from collections.abc import Mapping
@@ -7,18 +7,19 @@ from typing import Optional
 
 import numpy as np
 from scipy.signal import savgol_filter
+from scipy.stats import sem
 from scipy.stats import t as student_t
 
 SMOOTHING = 0.1
-"""Width of the smoothing window, as a share of the points of a curve."""
+"""Width of the smoothing window, as a fraction of the points of a curve."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean difference of two settings, paired by seed.
+    """The mean difference of two variants, paired by seed.
 
     Args:
-        mean (float): Mean over the pairs of (setting - baseline).
+        mean (float): Mean over the pairs of (variant - baseline).
         pairs (int): Number of seeds that both have.
         interval (tuple[float, float] | None): Confidence interval of the mean; None for one pair, which has none.
         percent (float | None): ``mean`` relative to the baseline's mean over the same seeds; None if that is 0.
@@ -39,7 +40,7 @@ class Difference:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Tell by its name whether a metric improves downwards.
+    """Return whether a metric improves downwards, judged by its name.
 
     Args:
         metric (str): Key of the log.
@@ -51,11 +52,16 @@ def lower_is_better(metric: str) -> bool:
     return any(word in metric.lower() for word in ('loss', 'bce', 'time', 'memory'))
 
 
+def is_usable(metric: str, value: float) -> bool:
+    """Return whether a value means something: COCO's evaluation gives -1 where there are no such objects."""
+    return math.isfinite(value) and not ('/' in metric and value == -1)
+
+
 def smooth(values: np.ndarray) -> np.ndarray:
     """Smooth curves by fitting a line in a sliding window (Savitzky-Golay, first degree).
 
     The window has a tenth of the points: curves of less than 20 points stay as they are. Unlike a running mean it
-    leaves straight lines alone up to their ends and does not lag behind, so that it shifts no time to target.
+    keeps straight lines up to their ends and does not lag behind, so that it shifts no time to target.
 
     Args:
         values (np.ndarray): Evenly spaced points in the last dimension, (..., T).
@@ -71,10 +77,10 @@ def smooth(values: np.ndarray) -> np.ndarray:
 def paired_difference(
     values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95
 ) -> Optional[Difference]:
-    """Compare two settings by the seeds that they share.
+    """Compare two variants by the seeds that they share.
 
     Args:
-        values (Mapping[int, float]): Seed -> value of the setting.
+        values (Mapping[int, float]): Seed -> value of the variant.
         baseline (Mapping[int, float]): Seed -> value of the baseline.
         confidence (float): Confidence of the interval, from the t distribution. Defaults to 0.95.
 
@@ -92,30 +98,30 @@ def paired_difference(
     mean = float(differences.mean())
     interval = None
     if len(seeds) > 1:
-        error = differences.std(ddof=1) / math.sqrt(len(seeds))
-        half = float(student_t.ppf(0.5 + confidence / 2, len(seeds) - 1) * error)
-        interval = (mean - half, mean + half)
+        # Not ttest_rel, which warns of equal differences.
+        low, high = mean + sem(differences) * np.array(student_t.interval(confidence, len(seeds) - 1))
+        interval = (float(low), float(high))
     reference = float(np.mean([baseline[seed] for seed in seeds]))
     return Difference(mean, len(seeds), interval, 100 * mean / abs(reference) if reference else None)
 
 
-def steps_to_target(
-    steps: np.ndarray, values: np.ndarray, target: float, lower_is_better: bool = False
+def iterations_to_target(
+    iterations: np.ndarray, values: np.ndarray, target: float, lower_is_better: bool = False
 ) -> Optional[float]:
-    """Return the first step at which a curve reaches a target.
+    """Return the first iteration at which a curve reaches a target.
 
     Args:
-        steps (np.ndarray): Increasing, (T,).
+        iterations (np.ndarray): Increasing, (T,).
         values (np.ndarray): (T,); straight lines in between.
         target (float): The value to reach; meeting it is enough.
         lower_is_better (bool): Whether the curve comes from above. Defaults to False.
 
     Returns:
-        float | None: Interpolated between two logged steps. The first logged step if the curve is at the target from
-        the start, None if it never gets there.
+        float | None: Interpolated between two logged iterations. The first logged one if the curve is at the target
+        from the start, None if it never reaches it.
 
     Example:
-        >>> steps_to_target(np.array([10, 20]), np.array([0.0, 1.0]), 0.5)
+        >>> iterations_to_target(np.array([10, 20]), np.array([0.0, 1.0]), 0.5)
         15.0
     """
     reached = values <= target if lower_is_better else values >= target
@@ -123,6 +129,6 @@ def steps_to_target(
         return None
     i = int(reached.argmax())
     if i == 0:
-        return float(steps[0])
-    share = (target - values[i - 1]) / (values[i] - values[i - 1])
-    return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
+        return float(iterations[0])
+    fraction = (target - values[i - 1]) / (values[i] - values[i - 1])
+    return float(iterations[i - 1] + fraction * (iterations[i] - iterations[i - 1]))

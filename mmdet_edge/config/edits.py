@@ -1,5 +1,6 @@
 """Edits of a parsed config that the command lines offer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,17 @@ def override_data_root(cfg: Config, old: str, new: str) -> None:
         cfg[key] = moved(cfg[key])
 
 
-def use_boundary_metric(cfg: Config) -> None:
-    """Let the evaluators that measure mask AP measure boundary AP too.
+def use_boundary_metric(cfg: Config, splits: Sequence[str]) -> None:
+    """Let the evaluators of mask AP evaluate boundary AP too.
 
     Args:
-        cfg (Config): Changed in place.
+        cfg (Config): Changed in place, the evaluator of the other split too.
+        splits (Sequence[str]): Of 'val' and 'test', those that will run.
 
     Raises:
-        UserError: If no evaluator measures mask AP with ``CocoMetric``.
+        UserError: If the evaluator of one of them does not evaluate mask AP with ``CocoMetric``.
     """
-    changed = False
+    changed = set()
     for split in ('val', 'test'):
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
@@ -59,9 +61,10 @@ def use_boundary_metric(cfg: Config) -> None:
             if name in ('CocoMetric', 'CocoBoundaryMetric') and 'segm' in metrics:
                 evaluator.type = scope + 'CocoBoundaryMetric'
                 evaluator.metric = [*metrics, *({'boundary'} - set(metrics))]
-                changed = True
-    if not changed:
-        raise UserError("--boundary: the config has no evaluator of type CocoMetric with metric 'segm'")
+                changed.add(split)
+    for split in splits:
+        if split not in changed:
+            raise UserError(f"--boundary: {split}_evaluator has no CocoMetric with metric 'segm'")
     # For whoever runs the config that is written to the work dir.
     import_mmdet_edge(cfg)
 

@@ -21,7 +21,8 @@ def load_strictly(cfg: Config, checkpoint: str, state_dict: dict[str, torch.Tens
     Raises:
         ValueError: If the weights are not exactly those of the model.
     """
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    # None in mmdet's pure-Python configs.
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
     model = MODELS.build(cfg.model)
     try:
         model.load_state_dict(state_dict, strict=True)

@@ -24,6 +24,7 @@ from mmengine.utils import get_installed_path, is_installed
 
 from mmdet_edge.config.edge import apply_edge_agreement
 from mmdet_edge.config.edits import override_data_root
+from mmdet_edge.config.import_paths import repair_import_paths
 from mmdet_edge.errors import UserError
 from mmdet_edge.preflight.checks import check_names, sections
 
@@ -93,7 +94,7 @@ def load_config(
         hint = f'; did you mean {path.parent / near[0]}?' if near else ''
         raise UserError(f'config file not found: {path} (looked in {Path.cwd()}){hint}')
     try:
-        cfg = Config.fromfile(path)
+        cfg = repair_import_paths(Config.fromfile(path))
     except FileNotFoundError as error:
         raise UserError(f'{path} inherits from a file that does not exist: {error}') from None
     except Exception as error:

@@ -8,109 +8,57 @@ medium, large), M limits on the number of detections.
 """
 
 import importlib.util
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
-import cv2
 import numpy as np
-import pycocotools.mask as mask_utils
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.fileio import get
+from mmengine.fileio import load
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
+from .boundary_coco_eval import BoundaryCOCOeval
+
 BACKENDS = ('faster-coco-eval', 'pycocotools')
-
-# What CocoMetric calls the numbers: (precision or recall, IoU threshold, area range, index of the detection limit).
-# mAP is COCO's own, at 100 detections an image; the others allow the last of the limits, as pycocotools has them.
-METRIC_ITEMS: dict[str, tuple[str, Optional[float], int, Optional[int]]] = {
-    'mAP': ('precision', None, 0, None),
-    'mAP_50': ('precision', 0.5, 0, -1),
-    'mAP_75': ('precision', 0.75, 0, -1),
-    'mAP_s': ('precision', None, 1, -1),
-    'mAP_m': ('precision', None, 2, -1),
-    'mAP_l': ('precision', None, 3, -1),
-    'AR@100': ('recall', None, 0, 0),
-    'AR@300': ('recall', None, 0, 1),
-    'AR@1000': ('recall', None, 0, 2),
-    'AR_s@1000': ('recall', None, 1, -1),
-    'AR_m@1000': ('recall', None, 2, -1),
-    'AR_l@1000': ('recall', None, 3, -1),
-}
+METRIC_NAMES = ('bbox', 'segm', 'boundary', 'proposal', 'proposal_fast')
 
 
-def boundary_width(height: int, width: int, dilation_ratio: float) -> int:
-    """Return the width of the boundary band of an image, in pixels, at least 1."""
-    return max(1, round(dilation_ratio * float(np.hypot(height, width))))
-
-
-def mask_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
-    """Return the pixels of a mask that are at most ``distance`` away from what lies outside it.
+def metric_items_of(proposal_nums: Sequence[int]) -> dict[str, tuple[str, Optional[float], int, int]]:
+    """Return the values that COCO's evaluation gives for some limits on the number of detections.
 
     Args:
-        mask (np.ndarray): Binary mask, (H, W), uint8.
-        distance (int): Width of the band in pixels, at least 1.
+        proposal_nums (Sequence[int]): The limits, in any order.
 
     Returns:
-        np.ndarray: Binary mask, (H, W), uint8. The image border counts as boundary.
+        dict[str, tuple]: CocoMetric's name (with the limit, for recalls) -> what it is the mean of: 'precision' or
+        'recall', IoU threshold (None for all), index of the area range, limit.
     """
-    # Zeros beyond the border, so that an object cut off by it has an edge there.
-    eroded = cv2.erode(
-        mask, np.ones((3, 3), np.uint8), iterations=distance, borderType=cv2.BORDER_CONSTANT, borderValue=0
-    )
-    return mask - eroded
-
-
-class BoundaryCOCOeval(COCOeval):
-    """pycocotools' evaluation on min(mask IoU, boundary IoU).
-
-    Differs from ``COCOeval`` with ``iouType='segm'`` by the overlap alone. Crowd regions are matched by mask IoU.
-
-    Args:
-        coco_gt (COCO): Ground truth.
-        coco_dt (COCO): Detections.
-        dilation_ratio (float): Width of the band as a share of the image diagonal.
-    """
-
-    def __init__(self, coco_gt: COCO, coco_dt: COCO, dilation_ratio: float) -> None:
-        super().__init__(coco_gt, coco_dt, 'segm')
-        self.dilation_ratio = dilation_ratio
-
-    def _boundary(self, annotation: dict) -> dict:
-        """Return the run-length encoded boundary of an annotation, whose segmentation is run-length encoded."""
-        mask = mask_utils.decode(annotation['segmentation'])
-        distance = boundary_width(mask.shape[0], mask.shape[1], self.dilation_ratio)
-        return mask_utils.encode(np.asfortranarray(mask_boundary(np.ascontiguousarray(mask), distance)))
-
-    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803
-        """Compute the overlaps of one image and category: (detections by score, ground truths)."""
-        ious = super().computeIoU(imgId, catId)
-        if len(ious) == 0:
-            return ious
-        categories = [catId] if self.params.useCats else self.params.catIds
-        truths = [g for c in categories for g in self._gts[imgId, c]]
-        detections = [d for c in categories for d in self._dts[imgId, c]]
-        order = np.argsort([-d['score'] for d in detections], kind='mergesort')[: self.params.maxDets[-1]]
-        crowd = [int(g['iscrowd']) for g in truths]
-        boundaries = mask_utils.iou(
-            [self._boundary(detections[i]) for i in order], [self._boundary(g) for g in truths], crowd
-        )
-        return np.where(np.array(crowd, bool), ious, np.minimum(ious, boundaries))
+    limits = sorted(proposal_nums)
+    # As in pycocotools: mAP at 100 detections an image, the others at the third limit.
+    last = limits[min(2, len(limits) - 1)]
+    sizes = tuple(enumerate('sml', start=1))
+    return {
+        'mAP': ('precision', None, 0, 100 if 100 in limits else last),
+        'mAP_50': ('precision', 0.5, 0, last),
+        'mAP_75': ('precision', 0.75, 0, last),
+        **{f'mAP_{size}': ('precision', None, area, last) for area, size in sizes},
+        **{f'AR@{limit}': ('recall', None, 0, limit) for limit in limits},
+        **{f'AR_{size}@{last}': ('recall', None, area, last) for area, size in sizes},
+    }
 
 
 @METRICS.register_module()
 class CocoBoundaryMetric(CocoMetric):
     """``CocoMetric`` that also knows Boundary AP, does not round, and is fast.
 
-    Differs from ``CocoMetric`` by ``metric='boundary'`` (any mix with 'bbox', 'segm', 'proposal', 'proposal_fast'), by
-    values at full precision, and by the C++ evaluation of faster-coco-eval; use ``CocoMetric`` for numbers rounded to
-    three decimals.
+    Differs from ``CocoMetric`` by ``metric='boundary'`` (any mix with the others), by values at full precision, by the
+    C++ evaluation of faster-coco-eval, and where COCOeval is wrong without a message: annotation ids of any kind,
+    masks of another size than the image, names of recalls. Use ``CocoMetric`` for numbers rounded to three decimals.
 
     Boundary AP is COCO's AP with min(mask IoU, boundary IoU) in place of the mask IoU. The boundary IoU is the IoU of
     the two bands of pixels that lie inside a mask and at most d away from its outline; d is
@@ -120,13 +68,20 @@ class CocoBoundaryMetric(CocoMetric):
     Args:
         metric (str | Sequence[str]): One or several of 'bbox', 'segm', 'boundary', 'proposal', 'proposal_fast'.
             Defaults to 'bbox'.
+        proposal_nums (Sequence[int]): Limits on the number of detections of an image, in any order. Defaults to
+            (100, 300, 1000).
+        metric_items (Sequence[str], optional): Values to return, of 'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m',
+            'mAP_l', 'AR@100', ... (a key for each limit), 'AR_s@1000', 'AR_m@1000', 'AR_l@1000' (the third limit).
+            Defaults to None: those with 'mAP', or for 'proposal' those with 'AR'.
+        use_mp_eval (bool): Has no effect; the other options without a description are those of ``CocoMetric``.
         backend (str, optional): 'faster-coco-eval' or 'pycocotools'. Defaults to None: the first if it is installed.
-        boundary_dilation_ratio (float): Width of the band as a share of the image diagonal, in (0, 1). Defaults to
+            Ids of images and categories that are not integers are evaluated with the second.
+        boundary_dilation_ratio (float): Width of the band as a fraction of the image diagonal, in (0, 1). Defaults to
             0.02, as in the paper.
-        **kwargs: The arguments of ``CocoMetric``; ``use_mp_eval`` has no effect.
 
     Raises:
-        ValueError: If ``metric`` or ``backend`` is unknown or the ratio is out of range.
+        ValueError: If ``metric``, ``metric_items`` or ``backend`` is unknown, the ratio is out of range, or
+            ``format_only`` has no ``outfile_prefix``.
         ImportError: If ``backend`` names a package that is not installed.
 
     Note:
@@ -141,35 +96,109 @@ class CocoBoundaryMetric(CocoMetric):
 
     def __init__(
         self,
-        *args: Any,
+        ann_file: Optional[str] = None,
         metric: Union[str, Sequence[str]] = 'bbox',
+        classwise: bool = False,
+        proposal_nums: Sequence[int] = (100, 300, 1000),
+        iou_thrs: Union[float, Sequence[float], None] = None,
+        metric_items: Optional[Sequence[str]] = None,
+        format_only: bool = False,
+        outfile_prefix: Optional[str] = None,
+        backend_args: Optional[dict] = None,
+        collect_device: str = 'cpu',
+        prefix: Optional[str] = None,
+        sort_categories: bool = False,
+        use_mp_eval: bool = False,
+        *,
         backend: Optional[str] = None,
         boundary_dilation_ratio: float = 0.02,
-        **kwargs: Any,
     ) -> None:
-        name = type(self).__name__
         metrics = [metric] if isinstance(metric, str) else list(metric)
-        known = ('bbox', 'segm', 'boundary', 'proposal', 'proposal_fast')
-        for item in metrics:
-            if item not in known:
-                raise ValueError(f'{name}: metric must be one of {known}, got {item!r}')
-        if backend not in (None, *BACKENDS):
-            raise ValueError(f'{name}: backend must be one of {BACKENDS} or None, got {backend!r}')
-        installed = importlib.util.find_spec('faster_coco_eval') is not None
-        if backend == 'faster-coco-eval' and not installed:
-            raise ImportError(f'{name}: backend {backend!r} is not installed: pip install faster-coco-eval')
-        if not 0 < boundary_dilation_ratio < 1:
-            raise ValueError(f'{name}: boundary_dilation_ratio must lie in (0, 1), got {boundary_dilation_ratio!r}')
-        super().__init__(*args, metric=[item for item in metrics if item != 'boundary'], **kwargs)
-        for item in self.metric_items or []:
-            if item not in METRIC_ITEMS:
-                raise ValueError(f'{name}: metric_items must be among {tuple(METRIC_ITEMS)}, got {item!r}')
+        self._items = metric_items_of(proposal_nums)
+        self._check_options(metrics, metric_items, backend, boundary_dilation_ratio)
+        if format_only and outfile_prefix is None:
+            raise ValueError(
+                f'{type(self).__name__}: format_only=True writes the predictions and needs outfile_prefix, the path '
+                'and beginning of the names of the files, got None'
+            )
+        super().__init__(
+            ann_file=ann_file,
+            metric=[item for item in metrics if item != 'boundary'],
+            classwise=classwise,
+            # mmdet's fast_eval_recall takes the last one for the largest.
+            proposal_nums=sorted(proposal_nums),
+            iou_thrs=iou_thrs,
+            metric_items=metric_items,
+            format_only=format_only,
+            outfile_prefix=outfile_prefix,
+            backend_args=backend_args,
+            collect_device=collect_device,
+            prefix=prefix,
+            sort_categories=sort_categories,
+            use_mp_eval=use_mp_eval,
+        )
         self.metrics = metrics
-        self.backend = backend or BACKENDS[0 if installed else 1]
+        self.backend = backend or BACKENDS[0 if importlib.util.find_spec('faster_coco_eval') else 1]
         self.boundary_dilation_ratio = boundary_dilation_ratio
+        if self._coco_api is not None:
+            # Before anything looks up annotations by id: of two with the same id one would count twice.
+            for number, annotation in enumerate(self._coco_api.dataset.get('annotations', []), start=1):
+                annotation['id'] = number
+            self._coco_api.createIndex()
+
+    def _check_options(
+        self, metrics: list[str], items: Optional[Sequence[str]], backend: Optional[str], ratio: float
+    ) -> None:
+        """Raise for an option that is unknown, out of range or not installed."""
+        name = type(self).__name__
+        for what, given, known in (
+            ('metric', metrics, METRIC_NAMES),
+            ('metric_items', items or [], tuple(self._items)),
+            ('backend', [] if backend is None else [backend], BACKENDS),
+        ):
+            for item in given:
+                if item not in known:
+                    raise ValueError(f'{name}: {what} must be among {known}, got {item!r}')
+        if backend == 'faster-coco-eval' and not importlib.util.find_spec('faster_coco_eval'):
+            raise ImportError(f'{name}: backend {backend!r} is not installed: pip install faster-coco-eval')
+        if not 0 < ratio < 1:
+            raise ValueError(f'{name}: boundary_dilation_ratio must lie in (0, 1), got {ratio!r}')
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the predictions of a batch.
+
+        Args:
+            data_batch (dict): Not used.
+            data_samples (Sequence[dict]): Predictions and meta data of the images.
+
+        Raises:
+            ValueError: If an image is not in the annotation file, or its predicted masks have another size than the
+                file states.
+        """
+        before = len(self.results)
+        super().process(data_batch, data_samples)
+        for stated, found in self.results[before:]:
+            if self._coco_api is not None:
+                stated = self._coco_api.imgs.get(found['img_id'])
+                if stated is None:
+                    raise ValueError(
+                        f'{type(self).__name__}: image {found["img_id"]!r} of the data set is not in the annotation '
+                        'file of the evaluator: give both the same ann_file'
+                    )
+            for mask in found.get('masks', ()):
+                self._check_size('predicted masks', mask['size'], stated, found['img_id'])
+
+    def _check_size(self, what: str, size: Sequence[int], stated: dict, image_id: Any) -> None:
+        """Raise if a mask has another size than its image; COCOeval would count it as matching nothing."""
+        if {'segm', 'boundary'} & set(self.metrics) and tuple(size) != (stated['height'], stated['width']):
+            raise ValueError(
+                f'{type(self).__name__}: the {what} of image {image_id!r} have height and width {tuple(size)}, but '
+                f'the annotations state {(stated["height"], stated["width"])}. Likely the image file has another '
+                'size than stated, or its EXIF orientation turns it when it is loaded'
+            )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics from what was gathered from all processes.
+        """Compute the metrics from what was gathered from all ranks.
 
         Args:
             results (list): One pair of ground truth and prediction per image.
@@ -180,7 +209,6 @@ class CocoBoundaryMetric(CocoMetric):
         """
         logger: MMLogger = MMLogger.get_current_instance()
         truths, predictions = zip(*results)
-        values: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as folder:
             prefix = self.outfile_prefix or str(Path(folder) / 'results')
             if self._coco_api is None:
@@ -192,41 +220,65 @@ class CocoBoundaryMetric(CocoMetric):
             files = self.results2json(predictions, prefix)
             if self.format_only:
                 logger.info(f'results are saved in {Path(prefix).parent}')
-                return values
-            for metric in self.metrics:
-                logger.info(f'Evaluating {metric} with {self.backend}...')
-                if metric == 'proposal_fast':
-                    recalls = self.fast_eval_recall(predictions, self.proposal_nums, self.iou_thrs, logger=logger)
-                    values.update({f'AR@{n}': float(r) for n, r in zip(self.proposal_nums, recalls)})
-                    continue
-                source = 'segm' if metric == 'boundary' else metric
-                if source not in files:
-                    raise KeyError(f'{type(self).__name__}: {metric} needs masks, and the predictions have none')
-                detections = json.loads(get(files[source]))
-                if not detections:
+                return {}
+            return self._evaluate_files(files, predictions, logger)
+
+    def _evaluate_files(self, files: dict[str, str], predictions: Sequence[dict], logger: MMLogger) -> dict[str, float]:
+        """Evaluate all metrics; annotations and each file of predictions (kind -> path) are read once."""
+        values: dict[str, float] = {}
+        truth = self._make_truth()
+        detections: dict[str, Any] = {}
+        for metric in self.metrics:
+            logger.info(f'Evaluating {metric} with {self.backend}...')
+            if metric == 'proposal_fast':
+                recalls = self.fast_eval_recall(predictions, self.proposal_nums, self.iou_thrs, logger=logger)
+                values.update({f'AR@{n}': float(r) for n, r in zip(self.proposal_nums, recalls)})
+                continue
+            source = {'boundary': 'segm', 'proposal': 'bbox'}.get(metric, metric)
+            if source not in files:
+                raise KeyError(f'{type(self).__name__}: {metric} needs masks, and the predictions have none')
+            if source not in detections:
+                found = load(files[source])
+                if not found:
                     logger.error('The testing results of the whole dataset is empty.')
                     break
-                values.update(self._evaluate(metric, detections, logger))
+                if source == 'segm':
+                    # With a box in the result, COCO would take the box's area for the object's.
+                    found = [{key: value for key, value in item.items() if key != 'bbox'} for item in found]
+                detections[source] = truth.loadRes(found)
+            values.update(self._evaluate(metric, truth, detections[source], logger))
         return values
 
-    def _evaluate(self, metric: str, detections: list[dict], logger: MMLogger) -> dict[str, float]:
-        """Evaluate one metric.
+    def _make_truth(self) -> Any:
+        """Return COCO of the chosen backend with a copy of the ground truth, since the evaluation adds keys to it."""
+        images, categories = self._coco_api.imgs, self._coco_api.cats
+        if not all(type(key) is int for key in (*images, *categories)):
+            # The C++ code takes integers only.
+            self.backend = 'pycocotools'
+        annotations = [
+            {**annotation, 'iscrowd': int(annotation.get('iscrowd') or 0)}
+            for annotation in self._coco_api.dataset.get('annotations', [])
+            if annotation['image_id'] in images and annotation['category_id'] in categories
+        ]
+        for annotation in annotations:
+            if isinstance(mask := annotation.get('segmentation'), dict):
+                image_id = annotation['image_id']
+                self._check_size('annotated masks', mask['size'], images[image_id], image_id)
+        content = {**self._coco_api.dataset, 'annotations': annotations}
+        if self.backend == 'pycocotools':
+            truth = COCO()
+            truth.dataset = content
+            truth.createIndex()
+            return truth
+        from faster_coco_eval import COCO as FasterCOCO  # noqa: N811
 
-        Args:
-            metric (str): 'bbox', 'segm', 'boundary' or 'proposal'.
-            detections (list[dict]): COCO results.
-            logger (MMLogger): Where the summary goes.
+        return FasterCOCO(content)
 
-        Returns:
-            dict[str, float]: Its values, by key.
-        """
-        if metric in ('segm', 'boundary'):
-            # With a box in the result, COCO would take the box's area for the object's.
-            for detection in detections:
-                detection.pop('bbox')
+    def _evaluate(self, metric: str, truth: Any, detections: Any, logger: MMLogger) -> dict[str, float]:
+        """Evaluate one metric on ground truth and predictions (COCO of the backend); return its values by key."""
         if metric == 'boundary':
-            self._warn_of_small_objects(logger)
-        evaluation = self._make_evaluation('bbox' if metric == 'proposal' else metric, detections)
+            self._warn_of_small_objects(truth, logger)
+        evaluation = self._make_evaluation('bbox' if metric == 'proposal' else metric, truth, detections)
         evaluation.params.catIds = self.cat_ids
         evaluation.params.imgIds = self.img_ids
         evaluation.params.maxDets = list(self.proposal_nums)
@@ -235,8 +287,8 @@ class CocoBoundaryMetric(CocoMetric):
         evaluation.evaluate()
         evaluation.accumulate()
 
-        names = list(METRIC_ITEMS)
-        items = self.metric_items or (names[6:] if metric == 'proposal' else names[:6])
+        kind = 'recall' if metric == 'proposal' else 'precision'
+        items = self.metric_items or [name for name, item in self._items.items() if item[0] == kind]
         key = '{}' if metric == 'proposal' else f'{metric}_{{}}'
         values = {key.format(item): self._read(evaluation.eval, item) for item in items}
         if self.classwise and metric != 'proposal':
@@ -244,54 +296,24 @@ class CocoBoundaryMetric(CocoMetric):
         logger.info('  '.join(f'{k}: {v:.4f}' for k, v in values.items() if not k.endswith('_precision')))
         return values
 
-    def _make_evaluation(self, iou_type: str, detections: list[dict]) -> Any:
+    def _make_evaluation(self, iou_type: str, truth: Any, detections: Any) -> Any:
         """Return COCOeval of the chosen backend for an overlap type."""
-        if self.backend == 'pycocotools':
-            coco_dt = self._coco_api.loadRes(detections)
-            if iou_type == 'boundary':
-                return BoundaryCOCOeval(self._coco_api, coco_dt, self.boundary_dilation_ratio)
-            return COCOeval(self._coco_api, coco_dt, iou_type)
-        from faster_coco_eval import COCO as FasterCOCO  # noqa: N811
-        from faster_coco_eval import COCOeval_faster
-        from faster_coco_eval.core import mask as faster_mask
-
         ratio = self.boundary_dilation_ratio
+        if self.backend == 'faster-coco-eval':
+            from .faster_boundary_coco_eval import FasterBoundaryCOCOeval
 
-        class Evaluation(COCOeval_faster):
-            """Rounds the width of the band as the paper's code does, where its own float32 may not."""
+            return FasterBoundaryCOCOeval(truth, detections, iou_type, boundary_dilation_ratio=ratio)
+        if iou_type == 'boundary':
+            return BoundaryCOCOeval(truth, detections, ratio)
+        return COCOeval(truth, detections, iou_type)
 
-            def _prepare(self) -> None:
-                super()._prepare()
-                for annotation in (*self.cocoGt.anns.values(), *self.cocoDt.anns.values()):
-                    if 'boundary' not in annotation:
-                        continue
-                    height, width = annotation['rle']['size']
-                    diagonal = float(np.hypot(height, width))
-                    if abs(ratio * diagonal % 1 - 0.5) < 1e-3:
-                        distance = boundary_width(height, width, ratio)
-                        annotation['boundary'] = faster_mask.rleToBoundary(annotation['rle'], distance / diagonal)
+    def _read(self, arrays: dict, name: str, category: Optional[int] = None) -> float:
+        """Return the mean of COCOeval's precision (T, R, K, A, M) or recall (T, K, A, M), -1 if there is no value.
 
-        # The evaluation adds keys to the annotations: let them not be CocoMetric's own.
-        dataset = self._coco_api.dataset
-        copies = dict(dataset, annotations=[dict(a) for a in dataset.get('annotations', [])])
-        coco_gt = FasterCOCO(copies)
-        return Evaluation(coco_gt, coco_gt.loadRes(detections), iou_type, boundary_dilation_ratio=ratio)
-
-    def _read(self, arrays: dict, item: str, category: Optional[int] = None) -> float:
-        """Return the mean of COCOeval's precision (T, R, K, A, M) or recall (T, K, A, M) for one item.
-
-        Args:
-            arrays (dict): ``COCOeval.eval``.
-            item (str): Key of :data:`METRIC_ITEMS`.
-            category (int, optional): Index of a category. Defaults to None, the mean of all.
-
-        Returns:
-            float: The mean over what there is, -1 if there is nothing.
+        ``arrays`` is ``COCOeval.eval``; the mean is over all categories unless the index of one is given.
         """
-        kind, threshold, area, limit = METRIC_ITEMS[item]
-        if limit is None:
-            limit = self.proposal_nums.index(100) if 100 in self.proposal_nums else -1
-        values = np.asarray(arrays[kind])[..., area, min(limit, len(self.proposal_nums) - 1)]
+        kind, threshold, area, limit = self._items[name]
+        values = np.asarray(arrays[kind])[..., area, self.proposal_nums.index(limit)]
         if threshold is not None:
             values = values[np.isclose(np.atleast_1d(self.iou_thrs), threshold)]
         if category is not None:
@@ -302,17 +324,15 @@ class CocoBoundaryMetric(CocoMetric):
     def _classwise(self, metric: str, arrays: dict, logger: MMLogger) -> dict[str, float]:
         """Log a table with a row per category; return the AP of each.
 
-        The keys are CocoMetric's, '<class>_precision', for its metrics; those of 'boundary' begin with 'boundary_', so
-        that they do not overwrite them.
+        The keys are CocoMetric's, '<class>_precision'; those of 'boundary' begin with 'boundary_', so that they do not
+        overwrite them.
         """
         values = {}
-        table = Table(title=f'{metric} by category')
-        columns = list(METRIC_ITEMS)[:6]
-        for column in ('category', *columns):
-            table.add_column(column)
-        # COCOeval sorts the categories by id, which CocoMetric's order of classes need not be.
+        columns = [name for name, item in self._items.items() if item[0] == 'precision']
+        table = Table('category', *columns, title=f'{metric} by category')
+        # COCOeval sorts the categories by id; CocoMetric's order of classes may differ.
         for index, category in enumerate(sorted(self.cat_ids)):
-            name = self._coco_api.loadCats(category)[0]['name']
+            name = self._coco_api.cats[category]['name']
             row = [self._read(arrays, column, index) for column in columns]
             table.add_row(name, *(f'{v:.4f}' for v in row))
             prefix = 'boundary_' if metric == 'boundary' else ''
@@ -323,12 +343,12 @@ class CocoBoundaryMetric(CocoMetric):
         logger.info(f'\n{capture.get()}')
         return values
 
-    def _warn_of_small_objects(self, logger: MMLogger) -> None:
+    def _warn_of_small_objects(self, truth: Any, logger: MMLogger) -> None:
         """Warn if most objects are so small that boundary AP is mask AP."""
-        images, ratios = self._coco_api.imgs, []
-        for annotation in self._coco_api.anns.values():
-            if annotation['category_id'] in self.cat_ids and not annotation.get('iscrowd', 0):
-                image = images[annotation['image_id']]
+        ratios = []
+        for annotation in truth.anns.values():
+            if annotation['category_id'] in self.cat_ids and not annotation['iscrowd']:
+                image = truth.imgs[annotation['image_id']]
                 # The largest ratio at which something remains inside the band.
                 ratios.append(min(annotation['bbox'][2:]) / 2 / np.hypot(image['height'], image['width']))
         small = float(np.mean(np.array(ratios) <= self.boundary_dilation_ratio)) if ratios else 0.0

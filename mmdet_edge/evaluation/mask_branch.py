@@ -1,7 +1,7 @@
 """The quality of the mask branch alone: ground-truth boxes and labels as RoIs.
 
-A mask AP mixes the boxes' quality with the masks'. With the true boxes given, what remains is the mask branch, and
-the noise of short trainings falls by an order of magnitude: the instrument for comparing mask losses.
+A mask AP mixes the quality of the boxes with that of the masks. With ground-truth boxes only the mask branch remains,
+and the noise of short training runs falls by an order of magnitude: the way to compare mask losses.
 
 Shape letters: K instances of an image, C channels of the mask head, h and w size of its masks, H and W of the image.
 """
@@ -16,31 +16,36 @@ import torch
 import torch.nn.functional as F
 from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads import SparseRoIHead
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.dist import broadcast_object_list, collect_results
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from .coco_boundary_metric import mask_boundary
+from .boundary_coco_eval import mask_boundary
 
 IOU_THRESHOLDS = (0.5, 0.75, 0.85)
-"""Shares of instances with a better IoU are reported."""
+"""Fractions of instances with a better IoU are reported."""
 
 BOUNDARY_WIDTHS = (1, 2)
 """Widths of the boundary band in pixels, of the head's mask and of the image."""
 
 
+class NoInstancesError(ValueError):
+    """The validation set has no instance to evaluate the mask branch with."""
+
+
 @contextmanager
 def ground_truth_boxes(roi_head: Any, boxes: list[InstanceData]) -> Iterator[list]:
-    """Let a RoI head take given boxes for those that its box branch predicts.
+    """Let a RoI head use given boxes instead of those that its box branch predicts.
 
-    Everything else is the head's own way of predicting masks, so that it works for standard, cascade and HTC heads.
+    The head predicts the masks in its own way, so that this works for standard, cascade and HTC heads.
 
     Args:
         roi_head (nn.Module): RoI head of a two-stage detector, with a mask branch.
         boxes (list[:obj:`InstanceData`]): ``bboxes``, ``labels`` and ``scores`` of each image.
 
     Yields:
-        list: Receives what the mask head is handed to predict from: (mask predictions per image, whether they are
+        list: Receives the input of the mask head's prediction: (mask predictions per image, whether they are
         probabilities already).
     """
     heads = roi_head.mask_head
@@ -74,7 +79,7 @@ def boundary_iou(first: np.ndarray, second: np.ndarray, width: int) -> float:
 
 
 def _crop_to_both(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut two masks of an image to where either is, with a margin of zeros, so that the image border is an edge too."""
+    """Crop two masks of an image to their union, with a margin of zeros, so that the image border is an edge too."""
     rows, columns = (np.flatnonzero((first | second).any(axis)) for axis in (1, 0))
     if len(rows) == 0:
         return first[:0, :0], second[:0, :0]
@@ -83,7 +88,7 @@ def _crop_to_both(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
 
 
 def score_mask(prob: Tensor, target: Tensor, threshold: float = 0.5) -> dict[str, float]:
-    """Return the measures of one instance at the size of the head's masks.
+    """Return the metrics of one instance at the size of the head's masks.
 
     Args:
         prob (Tensor): Predicted probabilities, (h, w), on the CPU.
@@ -91,7 +96,7 @@ def score_mask(prob: Tensor, target: Tensor, threshold: float = 0.5) -> dict[str
         threshold (float): Of the probability. Defaults to 0.5.
 
     Returns:
-        dict[str, float]: Measure -> value.
+        dict[str, float]: Metric -> value.
     """
     mask, goal = (prob >= threshold).numpy().astype(np.uint8), target.numpy().astype(np.uint8)
     union = np.count_nonzero(mask | goal)
@@ -103,14 +108,8 @@ def score_mask(prob: Tensor, target: Tensor, threshold: float = 0.5) -> dict[str
     return scores
 
 
-def _score_in_image(pasted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Return the measures of one instance in the image; both masks are (H, W), uint8."""
-    crops = _crop_to_both(pasted, truth)
-    return {f'image_boundary_IoU_{width}px': boundary_iou(*crops, width) for width in BOUNDARY_WIDTHS}
-
-
 def mask_targets(instances: InstanceData, size: tuple[int, int]) -> Tensor:
-    """Return the targets that a mask head has for RoIs that are the true boxes.
+    """Return the targets of a mask head for ground-truth boxes as RoIs.
 
     Args:
         instances (:obj:`InstanceData`): K instances with ``bboxes`` and ``masks``.
@@ -119,30 +118,30 @@ def mask_targets(instances: InstanceData, size: tuple[int, int]) -> Tensor:
     Returns:
         Tensor: Shape (K, h, w), float32, 0 or 1, on the CPU.
     """
-    boxes = instances.bboxes.tensor if hasattr(instances.bboxes, 'tensor') else instances.bboxes
-    cropped = instances.masks.crop_and_resize(
-        boxes.cpu().numpy(), size, np.arange(len(boxes)), device='cpu', binarize=True
-    )
+    boxes = get_box_tensor(instances.bboxes).cpu().numpy()
+    cropped = instances.masks.crop_and_resize(boxes, size, np.arange(len(boxes)), device='cpu', binarize=True)
     return cropped.to_tensor(torch.float32, 'cpu')
 
 
 def _score_image(prob: Tensor, sample: Any, pasted: Tensor, threshold: float) -> list[dict[str, float]]:
-    """Return the measures of all instances of an image; ``prob`` is (K, h, w), ``pasted`` (K, H, W)."""
+    """Return the metrics of all instances of an image; ``prob`` is (K, h, w), ``pasted`` (K, H, W)."""
     truth = sample.gt_instances
-    if len(truth.labels) == 0:
-        return []
     targets = mask_targets(truth, (prob.shape[-2], prob.shape[-1]))
-    masks = truth.masks.to_ndarray().astype(np.uint8)
+    pasted_masks = pasted.cpu().numpy().astype(np.uint8)
+    # If Pad came after the annotations, the masks are padded, on the right and at the bottom, and predictions are not.
+    masks = truth.masks.to_ndarray().astype(np.uint8)[:, : pasted.shape[1], : pasted.shape[2]]
     scores = []
-    for p, target, image_mask, mask in zip(prob, targets, pasted.cpu().numpy().astype(np.uint8), masks):
+    for p, target, pasted_mask, mask in zip(prob, targets, pasted_masks, masks):
         at_head = score_mask(p, target, threshold)
         bce = at_head.pop('BCE')
-        scores.append({**at_head, **_score_in_image(image_mask, mask), 'BCE': bce})
+        crops = _crop_to_both(pasted_mask, mask)
+        in_image = {f'image_boundary_IoU_{width}px': boundary_iou(*crops, width) for width in BOUNDARY_WIDTHS}
+        scores.append({**at_head, **in_image, 'BCE': bce})
     return scores
 
 
 def ground_truth_rois(samples: list[Any]) -> tuple[list[InstanceData], bool]:
-    """Return the true boxes in the form and scale in which a RoI head predicts boxes.
+    """Return the ground-truth boxes in the form and scale in which a RoI head predicts boxes.
 
     Args:
         samples (list[:obj:`DetDataSample`]): Preprocessed samples with ``gt_instances``.
@@ -151,22 +150,22 @@ def ground_truth_rois(samples: list[Any]) -> tuple[list[InstanceData], bool]:
         tuple[list[:obj:`InstanceData`], bool]: ``bboxes``, ``labels`` and ``scores`` of each image, and whether the
         annotations have the size of the original images.
     """
-    boxes, in_original_size = [], []
+    # Annotations loaded after Resize, as in mmdet's test pipelines, have the size of the original image. How far it
+    # was resized is in scale_factor: img_shape is the size after Pad.
+    sizes = [(sample.gt_instances.masks.height, sample.gt_instances.masks.width) for sample in samples]
+    in_original_size = all(size == tuple(sample.ori_shape[:2]) for size, sample in zip(sizes, samples))
+    boxes = []
     for sample in samples:
-        truth = sample.gt_instances
-        height, width = truth.masks.height, truth.masks.width
-        # Annotations loaded after Resize, as in mmdet's test pipelines, have the size of the original image.
-        scale = sample.img_shape[1] / width, sample.img_shape[0] / height
-        in_original_size.append((height, width) == tuple(sample.ori_shape[:2]))
-        tensor = truth.bboxes.tensor if hasattr(truth.bboxes, 'tensor') else truth.bboxes
+        tensor = get_box_tensor(sample.gt_instances.bboxes)
+        scale = sample.scale_factor if in_original_size else (1.0, 1.0)
         boxes.append(
             InstanceData(
                 bboxes=tensor * tensor.new_tensor([*scale, *scale]),
-                labels=truth.labels,
+                labels=sample.gt_instances.labels,
                 scores=tensor.new_ones(len(tensor)),
             )
         )
-    return boxes, all(in_original_size)
+    return boxes, in_original_size
 
 
 def check_mask_branch(model: nn.Module, sample: Any) -> None:
@@ -174,7 +173,7 @@ def check_mask_branch(model: nn.Module, sample: Any) -> None:
 
     Args:
         model (nn.Module): The detector, unwrapped.
-        sample (:obj:`DetDataSample`): A sample of the data it is evaluated on.
+        sample (:obj:`DetDataSample`): A sample of the validation data.
 
     Raises:
         ValueError: If the model has no RoI head with a mask branch, or one whose masks do not come from boxes, or if
@@ -196,17 +195,17 @@ def check_mask_branch(model: nn.Module, sample: Any) -> None:
 
 @torch.no_grad()
 def score_batch(model: BaseDetector, batch: dict) -> list[list[dict[str, float]]]:
-    """Return the measures of each instance of each image of a batch.
+    """Return the metrics of each instance of each image of a batch.
 
     Args:
         model (BaseDetector): Two-stage detector with an FCN-like mask head, in evaluation mode.
-        batch (dict): What the data loader gives; its samples must have ``gt_instances`` with masks.
+        batch (dict): A batch of the dataloader; its samples must have ``gt_instances`` with masks.
 
     Returns:
         list[list[dict[str, float]]]: One list per image, one dict per instance.
 
     Raises:
-        ValueError: If the model has no mask branch, or the samples no masks.
+        ValueError: If the model has no mask branch, or the samples have no masks.
     """
     data = model.data_preprocessor(batch, False)
     samples = data['data_samples']
@@ -235,25 +234,26 @@ def evaluate_mask_branch(model: BaseDetector, dataloader: Iterable, num_images: 
     """Evaluate the mask branch with ground-truth boxes and labels as RoIs.
 
     Works for any two-stage detector with an FCN-like mask head (Mask R-CNN, Cascade, HTC, but not QueryInst; with or
-    without edge loss), also distributed: every process evaluates its part of the images.
+    without edge loss), also distributed: every rank evaluates its part of the images.
 
     Args:
         model (BaseDetector): The detector, unwrapped.
         dataloader (Iterable): Batches of the validation set, with annotations.
-        num_images (int): Number of images in the validation set, in all processes together.
+        num_images (int): Number of images in the validation set, in all ranks together.
 
     Returns:
-        dict[str, float]: Means over the instances (crowds left out), the same in every process:
+        dict[str, float]: Means over the instances (crowds left out), the same in every rank:
 
             - mIoU: IoU of mask and target at the size of the head's masks;
-            - IoU_50, IoU_75, IoU_85: share of instances with an IoU above 0.5, 0.75, 0.85;
+            - IoU_50, IoU_75, IoU_85: fraction of instances with an IoU above 0.5, 0.75, 0.85;
             - boundary_IoU_1px, boundary_IoU_2px: IoU of the inner boundaries, 1 and 2 pixels wide, at that size;
             - image_boundary_IoU_1px, image_boundary_IoU_2px: the same after pasting the mask into the image;
             - BCE: binary cross entropy per pixel, at the size of the head's masks;
             - num_instances: how many.
 
     Raises:
-        ValueError: If the model has no mask branch, the samples no masks, or the data set no instance.
+        ValueError: If the model has no mask branch, or the samples have no masks.
+        NoInstancesError: If the data set has no instance.
     """
     training = model.training
     model.eval()
@@ -270,5 +270,5 @@ def evaluate_mask_branch(model: BaseDetector, dataloader: Iterable, num_images: 
             means[0]['num_instances'] = len(instances)
     broadcast_object_list(means)
     if means[0] is None:
-        raise ValueError('the validation set has no instance to evaluate the mask branch with')
+        raise NoInstancesError('the validation set has no instance to evaluate the mask branch with')
     return means[0]

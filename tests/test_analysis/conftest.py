@@ -15,10 +15,10 @@ def write_log(work_dir, lines, start='20260101_000000'):
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Write what mmengine leaves of a training whose curves are known; return its work dir."""
+    """Write what mmengine leaves of a training run whose curves are known; return its work dir."""
 
     def make(
-        setting,
+        variant,
         seed,
         segm=None,
         loss_mask=None,
@@ -27,9 +27,10 @@ def make_run(tmp_path):
         evaluate_every=100,
         folder=None,
         config_seed=True,
+        config='',
         **more,
     ):
-        work_dir = tmp_path / (folder or f'{setting}_{seed}')
+        work_dir = tmp_path / (folder or f'{variant}_{seed}')
         lines = []
         for step in range(10, end + 1, 10):
             values = {} if loss_mask is None else {'loss_mask': loss_mask(step)}
@@ -40,7 +41,7 @@ def make_run(tmp_path):
                 lines.append({'coco/segm_mAP': segm(step), 'coco/bbox_mAP': -1.0, **evaluated, 'time': 9.0, 'step': 0})
         write_log(work_dir, lines)
         randomness = f'dict(deterministic=False, seed={seed})' if config_seed else 'dict()'
-        (work_dir / f'{setting}.py').write_text(f"default_scope = 'mmdet'\nrandomness = {randomness}\n")
+        (work_dir / f'{variant}.py').write_text(f"default_scope = 'mmdet'\nrandomness = {randomness}\n{config}")
         return work_dir
 
     return make

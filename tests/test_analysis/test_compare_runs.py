@@ -43,13 +43,13 @@ def test_groups_compares_and_writes(base_and_edge, tmp_path):
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     printed = done.stdout
-    assert '1 setting compared with mask-rcnn_base' in printed
+    assert '1 variant compared with mask-rcnn_base' in printed
     lines = [line for line in printed.splitlines() if 'mask-rcnn_edge_base' in line and '2.0' in line]
     assert len(lines) == 2  # coco/segm_mAP and loss_mask
-    assert printed.rstrip().endswith(f'page: {out / "comparison.html"}')
-    page = (out / 'comparison.html').read_text()
-    assert f'--out {out}' in page
-    assert 'compare_runs.py' in page
+    assert printed.rstrip().endswith(f'report: {out / "comparison.md"}')
+    report = (out / 'comparison.md').read_text()
+    assert f'--out {out}' in report
+    assert 'compare_runs.py' in report
 
 
 def test_names_and_metrics(base_and_edge, tmp_path, run_here, capsys):
@@ -57,7 +57,7 @@ def test_names_and_metrics(base_and_edge, tmp_path, run_here, capsys):
     args = [f'one={first}', f'two={third}', '--baseline', 'two', '--metrics', 'loss_mask', '--out', tmp_path / 'out']
     run_here(*args)
     printed = capsys.readouterr().out
-    assert '1 setting compared with two' in printed
+    assert '1 variant compared with two' in printed
     assert 'coco/segm_mAP' not in printed
     assert '(n = 1)' in printed
 
@@ -67,8 +67,8 @@ def test_names_and_metrics(base_and_edge, tmp_path, run_here, capsys):
     [
         (['{tmp}/nothing'], 'error: no such folder: {tmp}/nothing'),
         (['{tmp}/empty'], 'error: {tmp}/empty is not the work dir of a training run, nor a folder of work dirs'),
-        (['{run}', '--baseline', 'x'], "error: no setting is called 'x'; there are: mask-rcnn_base"),
-        (['a={run}', 'b={run}'], 'error: 2 settings have no "edge" in their name: choose with --baseline among: a, b'),
+        (['{run}', '--baseline', 'x'], "error: no variant is called 'x'; there are: mask-rcnn_base"),
+        (['a={run}', 'b={run}'], 'error: 2 variants have no "edge" in their name: choose with --baseline among: a, b'),
         (['{run}', '--metrics', 'x'], "error: no run has logged 'x'; there are: "),
         (['{run}', '--out', '{tmp}/file'], 'error: '),
     ],

@@ -6,8 +6,8 @@ from mmcv import imread
 from mmdet.datasets import CocoDataset
 
 from mmdet_edge.analysis.prediction_figures import (
-    ADDED_COLOUR,
-    MISSED_COLOUR,
+    ADDED_COLOR,
+    MISSED_COLOR,
     ImageComparison,
     Instances,
     best_ious,
@@ -48,7 +48,9 @@ def test_mask_ious():
 
 
 def test_masks_of_two_sizes():
-    with pytest.raises(ValueError, match=r'must have one size, got \(6, 10\) in the truth and \(6, 12\) predicted'):
+    with pytest.raises(
+        ValueError, match=r'must have one size, got \(6, 10\) in the ground truth and \(6, 12\) predicted'
+    ):
         mask_ious(TRUTH, instances((0, (0, 1), (0, 1)), size=(6, 12)))
 
 
@@ -91,15 +93,15 @@ def test_errors_between_touching_objects_show():
     assert not missed.any() and np.argwhere(added).tolist() == [[4, 0], [4, 1], [4, 2]]
 
 
-def test_colours():
+def test_colors():
     image = np.full((6, 10, 3), (200, 100, 30), np.uint8)
     painted = paint_errors(image, instances((0, (0, 4), (0, 4))), SHIFTED)
     assert painted.dtype == np.uint8 and (image == (200, 100, 30)).all()
-    assert (painted[:4, 0] == MISSED_COLOUR).all()
-    assert (painted[:4, 4] == ADDED_COLOUR).all()
+    assert (painted[:4, 0] == MISSED_COLOR).all()
+    assert (painted[:4, 4] == ADDED_COLOR).all()
     background, agreeing = painted[5, 9].astype(int), painted[1, 2].astype(int)
     assert background.max() == background.min()
-    # A light tint: towards yellow, and still near the grey.
+    # A light tint: towards yellow, and still near the gray.
     assert agreeing[0] > agreeing[2] + 20 and np.abs(agreeing - background).max() < 80
 
 
@@ -162,18 +164,18 @@ def test_truth_is_read_at_the_size_of_the_image_without_crowds(tmp_path):
 
 
 @pytest.mark.parametrize('truth', [TRUTH, NOTHING], ids=['objects', 'no objects'])
-def test_picture(truth, tmp_path):
+def test_figure(truth, tmp_path):
     image = np.full((6, 10, 3), 90, np.uint8)
     ious = [best_ious(truth, SHIFTED), best_ious(truth, NOTHING)]
-    path = tmp_path / 'new' / 'picture.png'
+    path = tmp_path / 'new' / 'figure.png'
     draw_predictions(image, truth, [SHIFTED, NOTHING], ['one', 'two'], ImageComparison(1, 0, *ious), path, 'title')
-    picture = imread(str(path), channel_order='rgb')
-    assert 1400 < picture.shape[1] < 1700
-    left, _, right = np.array_split(picture[: int(picture.shape[0] * 0.8)], 3, axis=1)
+    figure = imread(str(path), channel_order='rgb')
+    assert 1400 < figure.shape[1] < 1700
+    left, _, right = np.array_split(figure[: int(figure.shape[0] * 0.8)], 3, axis=1)
 
-    def has(part, colour):
-        return (np.abs(part.astype(int) - colour).max(-1) < 5).sum() > 1000
+    def has(part, color):
+        return (np.abs(part.astype(int) - color).max(-1) < 5).sum() > 1000
 
     # A has shifted the object, or invented it; B has missed it.
-    assert has(left, ADDED_COLOUR) and not has(right, ADDED_COLOUR)
-    assert has(left, MISSED_COLOUR) == has(right, MISSED_COLOUR) == bool(len(truth.masks))
+    assert has(left, ADDED_COLOR) and not has(right, ADDED_COLOR)
+    assert has(left, MISSED_COLOR) == has(right, MISSED_COLOR) == bool(len(truth.masks))

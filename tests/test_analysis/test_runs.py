@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from mmdet_edge.analysis import find_work_dirs, group_runs, read_run, read_seed, read_setting
-from mmdet_edge.analysis.runs import read_versions
+from mmdet_edge.analysis import find_work_dirs, group_runs, read_config, read_run, read_seed, read_variant
+from mmdet_edge.analysis.runs import read_environment
 
 from .conftest import train_line as train
 from .conftest import write_log
@@ -12,18 +12,18 @@ FIRST, SECOND, THIRD = (f'20260101_00000{i}' for i in range(3))
 
 
 def test_a_run(tmp_path):
-    # mmengine writes the evaluation of a training by iterations with step 0.
+    # mmengine writes the evaluation of a training run by iterations with step 0.
     write_log(tmp_path, [train(10), train(20), {'coco/segm_mAP': 0.1, 'step': 0}, train(30)])
     run = read_run(tmp_path)
     assert run.curve('loss') == ([10, 20, 30], [1.0, 1.0, 1.0])
     assert run.curve('coco/segm_mAP') == ([20], [0.1])
     assert run.curve('nothing') == ([], [])
-    assert run.final_step == 30
+    assert run.final_iteration == 30
 
 
-def test_an_interrupted_run_counts_each_step_once(tmp_path):
+def test_an_interrupted_run_counts_each_iteration_once(tmp_path):
     first = [train(10, time=1), {'coco/segm_mAP': 0.1, 'step': 0}, train(20, time=1), train(30, time=1)]
-    # It had a checkpoint of step 10 to go on from.
+    # It resumed from a checkpoint of iteration 10.
     second = [train(20, time=2), {'coco/segm_mAP': 0.2, 'step': 0}]
     write_log(tmp_path, first, FIRST)
     write_log(tmp_path, [], SECOND)
@@ -31,14 +31,14 @@ def test_an_interrupted_run_counts_each_step_once(tmp_path):
     run = read_run(tmp_path)
     assert run.curve('time') == ([10, 20], [1, 2])
     assert run.curve('coco/segm_mAP') == ([10, 20], [0.1, 0.2])
-    assert run.seconds_per_step == 1.5
+    assert run.seconds_per_iteration == 1.5
 
 
 def test_an_evaluation_on_its_own_is_no_part_of_the_training(tmp_path):
     write_log(tmp_path, [train(10), train(20)], FIRST)
     write_log(tmp_path, [{'coco/segm_mAP': 0.2, 'step': 0}], SECOND)
     run = read_run(tmp_path)
-    assert run.final_step == 20
+    assert run.final_iteration == 20
     assert run.curve('coco/segm_mAP') == ([], [])
 
 
@@ -47,24 +47,24 @@ def test_a_line_that_was_not_finished(tmp_path):
     log = next(tmp_path.glob('*/vis_data/scalars.json'))
     text = log.read_text()
     log.write_text(text + '{"loss": 1.0, "st')
-    assert read_run(tmp_path).final_step == 20
+    assert read_run(tmp_path).final_iteration == 20
     log.write_text('{"loss": 1.0, "st\n' + text)
     with pytest.raises(ValueError, match=r'scalars.json, line 1: not JSON'):
         read_run(tmp_path)
 
 
-def test_time_of_a_step_leaves_evaluation_out(tmp_path):
-    # mmengine counts an evaluation as the time of the step after it.
+def test_time_of_an_iteration_leaves_evaluation_out(tmp_path):
+    # mmengine counts an evaluation as the time of the iteration after it.
     times = [0.5, 0.5, 30.0, 0.6, 0.4]
     lines = [train(10 * (i + 1), time=time) for i, time in enumerate(times)]
     lines.insert(2, {'coco/segm_mAP': 0.1, 'time': 9.0, 'step': 0})
     write_log(tmp_path, [*lines, train(60)])
-    assert read_run(tmp_path).seconds_per_step == 0.5
+    assert read_run(tmp_path).seconds_per_iteration == 0.5
 
 
 def test_no_time_was_logged(tmp_path):
     write_log(tmp_path, [train(10)])
-    assert read_run(tmp_path).seconds_per_step is None
+    assert read_run(tmp_path).seconds_per_iteration is None
 
 
 def test_the_seed_is_that_of_the_training_not_of_a_later_test(tmp_path):
@@ -103,9 +103,22 @@ def test_seed(tmp_path, text, seed):
     assert read_seed(tmp_path) == seed
 
 
-def test_seed_and_setting_without_a_config(tmp_path):
+def test_a_config_is_read_without_running_it(tmp_path):
+    (tmp_path / 'some_config.py').write_text(
+        "import not_installed\na = dict(b=[1, (2.5, -3)], c={'d': None, 4: dict(type='X')}, e=1e-5)\n"
+        "f = not_installed.value\na['b'] = dict(g=len('x'))\nif True:\n    h = 1\n"
+    )
+    assert read_config(tmp_path) == {
+        'a': {'b': [1, [2.5, -3]], 'c': {'d': None, 4: {'type': 'X'}}, 'e': 1e-5},
+        'f': 'not_installed.value',
+        "a['b']": {'g': "len('x')"},
+    }
+    assert read_config(tmp_path / 'nothing') == {}
+
+
+def test_seed_and_variant_without_a_config(tmp_path):
     assert read_seed(tmp_path) is None
-    assert read_setting(tmp_path) == tmp_path.name
+    assert read_variant(tmp_path) == tmp_path.name
 
 
 def test_seed_of_the_latest_start(tmp_path):
@@ -115,13 +128,18 @@ def test_seed_of_the_latest_start(tmp_path):
     assert read_seed(tmp_path) == 2
 
 
-def test_versions(tmp_path):
-    assert read_versions(tmp_path) == {}
+def test_environment(tmp_path):
+    assert read_environment(tmp_path) == {}
     write_log(tmp_path, [train(10)], FIRST)
     (tmp_path / FIRST / 'x.log').write_text(
-        'head\n    Python: 3.11.7 (main)\n    PyTorch: 2.13.0+cpu\n  MMEngine: 0.10.7\n'
+        'head\n    Python: 3.11.7 (main)\n    PyTorch: 2.13.0+cpu\n  MMEngine: 0.10.7\n    GPU number: 8\n'
     )
-    assert read_versions(tmp_path) == {'Python': '3.11.7', 'PyTorch': '2.13.0+cpu', 'MMEngine': '0.10.7'}
+    assert read_environment(tmp_path) == {
+        'Python': '3.11.7',
+        'PyTorch': '2.13.0+cpu',
+        'MMEngine': '0.10.7',
+        'GPU number': '8',
+    }
 
 
 def test_groups_by_config_and_by_name(make_run, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdet_edge.analysis import lower_is_better, paired_difference, smooth, steps_to_target
+from mmdet_edge.analysis import iterations_to_target, lower_is_better, paired_difference, smooth
 
 
 def test_direction():
@@ -33,6 +33,11 @@ def test_pairing_takes_the_spread_between_seeds_out():
     assert paired_difference({0: 1.0, 1: 5.0, 2: 9.0}, {0: 1.1, 1: 5.1, 2: 9.12}).sign == -1
 
 
+def test_equal_differences_have_an_interval_without_width():
+    assert paired_difference({0: 1.5, 1: 2.5}, {0: 1.0, 1: 2.0}).interval == (0.5, 0.5)
+    assert paired_difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).sign == 0
+
+
 def test_one_pair_has_no_interval():
     found = paired_difference({0: 2.0, 1: 3.0}, {1: 2.0})
     assert (found.mean, found.pairs, found.interval, found.percent, found.sign) == (1.0, 1, None, 50.0, 0)
@@ -48,19 +53,20 @@ def test_a_negative_reference_keeps_the_sign():
 
 
 @pytest.mark.parametrize(
-    ('target', 'step'), [(0.0, 10.0), (-1.0, 10.0), (0.5, 15.0), (1.0, 20.0), (1.5, 25.0), (2.0, 30.0), (2.1, None)]
+    ('target', 'iteration'),
+    [(0.0, 10.0), (-1.0, 10.0), (0.5, 15.0), (1.0, 20.0), (1.5, 25.0), (2.0, 30.0), (2.1, None)],
 )
-def test_steps_to_target(target, step):
-    steps, values = np.array([10, 20, 30, 40]), np.array([0.0, 1.0, 2.0, 1.5])
-    assert steps_to_target(steps, values, target) == step
-    assert steps_to_target(steps, -values, -target, lower_is_better=True) == step
+def test_iterations_to_target(target, iteration):
+    iterations, values = np.array([10, 20, 30, 40]), np.array([0.0, 1.0, 2.0, 1.5])
+    assert iterations_to_target(iterations, values, target) == iteration
+    assert iterations_to_target(iterations, -values, -target, lower_is_better=True) == iteration
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40))
 def test_a_curve_reaches_its_own_end(values):
-    steps = np.arange(1, len(values) + 1)
+    iterations = np.arange(1, len(values) + 1)
     for lower in (False, True):
-        found = steps_to_target(steps, np.array(values), values[-1], lower)
+        found = iterations_to_target(iterations, np.array(values), values[-1], lower)
         assert found is not None and 1 <= found <= len(values)
 
 

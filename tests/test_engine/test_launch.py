@@ -53,22 +53,31 @@ def test_boundary_metric_for_any_config():
     baseline = get_installed_path('mmdet') + '/.mim/configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
     for config in (baseline, COCO):
         cfg = launch.load_config(config)
-        edits.use_boundary_metric(cfg)
+        edits.use_boundary_metric(cfg, ('val', 'test'))
         for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
             assert (evaluator.type, evaluator.metric) == ('CocoBoundaryMetric', ['bbox', 'segm', 'boundary'])
         assert cfg.custom_imports.imports == ['mmdet_edge']
         assert isinstance(METRICS.build(dict(cfg.val_evaluator, ann_file=None)), CocoBoundaryMetric)
     for given in (dict(imports='mine', allow_failed_imports=True), None):
         cfg = Config(dict(val_evaluator=dict(type='CocoMetric', metric='segm'), custom_imports=given))
-        edits.use_boundary_metric(cfg)
+        edits.use_boundary_metric(cfg, ('val',))
         assert cfg.custom_imports.imports == (['mine', 'mmdet_edge'] if given else ['mmdet_edge'])
         assert cfg.custom_imports.allow_failed_imports is bool(given)
     for given in ('mmdet.CocoMetric', CocoMetric):
         cfg = Config(dict(val_evaluator=dict(type=given, metric=['segm'])))
-        edits.use_boundary_metric(cfg)
+        edits.use_boundary_metric(cfg, ('val',))
         assert cfg.val_evaluator == dict(type='mmdet.CocoBoundaryMetric', metric=['segm', 'boundary'])
-    with pytest.raises(UserError, match='--boundary: the config has no evaluator'):
-        edits.use_boundary_metric(Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox'))))
+
+
+@pytest.mark.parametrize(('split', 'other'), [('val', 'test'), ('test', 'val')])
+def test_boundary_metric_needs_mask_ap_in_the_split_that_runs(split, other):
+    masks = dict(type='CocoMetric', metric=['bbox', 'segm'])
+    for evaluator in (dict(type='CocoMetric', metric='bbox'), dict(type='DumpDetResults'), None, []):
+        cfg = Config({f'{split}_evaluator': evaluator, f'{other}_evaluator': masks})
+        with pytest.raises(UserError, match=f"^--boundary: {split}_evaluator has no CocoMetric with metric 'segm'$"):
+            edits.use_boundary_metric(cfg, (split,))
+        edits.use_boundary_metric(cfg, (other,))
+        assert cfg[f'{other}_evaluator'].metric == ['bbox', 'segm', 'boundary']
 
 
 def test_config_of_an_installed_package():

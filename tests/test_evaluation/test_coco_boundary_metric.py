@@ -9,7 +9,8 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
 
-from mmdet_edge.evaluation.coco_boundary_metric import BACKENDS, CocoBoundaryMetric, boundary_width, mask_boundary
+from mmdet_edge.evaluation.boundary_coco_eval import boundary_width, mask_boundary
+from mmdet_edge.evaluation.coco_boundary_metric import BACKENDS, CocoBoundaryMetric
 
 CLASSES = ('disc', 'box')
 ALL = ['bbox', 'segm', 'boundary']
@@ -96,6 +97,21 @@ def scene(tmp_path):
     return Scene(tmp_path)
 
 
+def rewrite(scene, change):
+    """Change the annotation file."""
+    with open(scene.file) as file:
+        content = json.load(file)
+    change(content)
+    with open(scene.file, 'w') as file:
+        json.dump(content, file)
+
+
+def coco_eval_of(metric, iou_type, detections):
+    """COCOeval of a metric's backend, as the metric makes it."""
+    truth = metric._make_truth()
+    return metric._make_evaluation(iou_type, truth, truth.loadRes([dict(d) for d in detections]))
+
+
 def evaluate(scene, samples, metric_class=CocoBoundaryMetric, **options):
     metric = metric_class(ann_file=scene.file, **{'metric': ALL, **options})
     metric.dataset_meta = dict(classes=CLASSES)
@@ -134,7 +150,7 @@ def test_backends_agree_where_the_band_is_a_half_pixel(tmp_path, size):
         dict(image_id=i, category_id=7 - label, score=0.9, segmentation=encode(np.roll(mask, 3, 1)))
         for i, label, mask in scene.truth
     ]
-    evaluations = [m._make_evaluation('boundary', [dict(d) for d in detections]) for m in metrics]
+    evaluations = [coco_eval_of(metric, 'boundary', detections) for metric in metrics]
     for evaluation in evaluations:
         evaluation.params.maxDets = [1, 10, 100]
         evaluation.evaluate()
@@ -163,6 +179,136 @@ def test_proposals_equal_coco_metrics(tmp_path):
         assert ours.keys() == theirs.keys()
         for key, value in theirs.items():
             assert ours[key] == pytest.approx(value, abs=5.1e-4)
+
+
+@BOTH
+@pytest.mark.parametrize('limits', [(100, 1, 10), (10, 100, 1), (1000, 300, 100), (3, 100, 1, 5)])
+def test_limits_in_any_order_give_coco_metrics_values(scene, backend, limits):
+    samples = scene.samples(3)
+    theirs = evaluate(scene, samples, CocoMetric, metric=['bbox', 'segm'], proposal_nums=limits)
+    ours = evaluate(scene, samples, backend=backend, metric=['bbox', 'segm'], proposal_nums=limits)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert ours[key] == pytest.approx(value, abs=5.1e-4), key
+    # With one detection an image, which an index into the unsorted limits would find, it is another value.
+    one = evaluate(scene, samples, backend=backend, metric='segm', proposal_nums=(1,))
+    assert one['coco/segm_mAP'] < 0.8 * ours['coco/segm_mAP']
+
+
+@BOTH
+def test_the_keys_of_recalls_name_their_limit(scene, backend):
+    samples = scene.samples(3)
+    values = evaluate(scene, samples, backend=backend, metric='proposal', proposal_nums=(100, 1, 10))
+    assert list(values) == [f'coco/AR{name}' for name in ('@1', '@10', '@100', '_s@100', '_m@100', '_l@100')]
+    for limit in (1, 10, 100):
+        alone = evaluate(scene, samples, backend=backend, metric='proposal', proposal_nums=(limit,))
+        assert values[f'coco/AR@{limit}'] == alone[f'coco/AR@{limit}']
+    assert values['coco/AR@1'] < values['coco/AR@10'] <= values['coco/AR@100']
+    # CocoMetric's names do not depend on the limits.
+    theirs = evaluate(scene, samples, CocoMetric, metric='proposal', proposal_nums=(100, 1, 10))
+    assert values['coco/AR@1'] == pytest.approx(theirs['coco/AR@100'], abs=5.1e-4)
+
+
+def test_fast_recalls_do_not_depend_on_the_order_of_the_limits(tmp_path):
+    scene = Scene(tmp_path, num_images=1)
+    samples = scene.samples(3)
+    first, second = (
+        evaluate(scene, samples, metric='proposal_fast', proposal_nums=limits) for limits in ((1, 2, 100), (100, 1, 2))
+    )
+    assert first == second and first['coco/AR@2'] < first['coco/AR@100']
+
+
+@BOTH
+@pytest.mark.parametrize(
+    'number', [lambda i: i, lambda i: None, lambda i: 7, lambda i: f'a{i}', lambda i: i / 2, lambda i: -i], ids=str
+)
+def test_annotation_ids_of_any_kind(scene, backend, number):
+    """From 0, missing, all the same, strings, fractions, negative: the truth as prediction is perfect."""
+
+    def change(content):
+        for i, annotation in enumerate(content['annotations']):
+            annotation['id'] = number(i)
+
+    rewrite(scene, change)
+    values = evaluate(scene, scene.samples(), backend=backend)
+    for metric in ALL:
+        assert values[f'coco/{metric}_mAP'] == pytest.approx(1.0)
+
+
+def test_fast_recalls_with_one_id_for_all(tmp_path):
+    scene = Scene(tmp_path, num_images=1)
+    samples = scene.samples(3)
+    expected = evaluate(scene, samples, metric='proposal_fast')
+    rewrite(scene, lambda content: [annotation.update(id=1) for annotation in content['annotations']])
+    assert evaluate(scene, samples, metric='proposal_fast') == expected
+
+
+@pytest.mark.parametrize('name', [str, float, 'image {}'.format], ids=['digits', 'floats', 'words'])
+def test_image_ids_that_the_faster_backend_does_not_take(scene, name):
+    samples = scene.samples(3)
+    expected = evaluate(scene, samples)
+
+    def change(content):
+        for image in content['images']:
+            image['id'] = name(image['id'])
+        for annotation in content['annotations']:
+            annotation['image_id'] = name(annotation['image_id'])
+
+    rewrite(scene, change)
+    for sample in samples:
+        sample['img_id'] = name(sample['img_id'])
+    values = evaluate(scene, samples)
+    theirs = evaluate(scene, samples, CocoMetric, metric=['bbox', 'segm'])
+    assert values == pytest.approx(expected, abs=1e-9)
+    for key, value in theirs.items():
+        assert values[key] == pytest.approx(value, abs=5.1e-4)
+
+
+@BOTH
+def test_annotations_of_no_image_and_without_iscrowd_are_as_if_not_there(scene, backend):
+    samples = scene.samples(3)
+    rewrite(scene, lambda content: [annotation.update(iscrowd=0) for annotation in content['annotations']])
+    expected = evaluate(scene, samples, backend=backend)
+
+    def change(content):
+        first, second = content['annotations'][:2]
+        content['annotations'] += [{**first, 'image_id': '0'}, {**second, 'category_id': 99}]
+        del first['iscrowd']
+        second['iscrowd'] = None
+
+    rewrite(scene, change)
+    assert evaluate(scene, samples, backend=backend) == expected
+
+
+@pytest.mark.parametrize('metric', ['segm', 'boundary'])
+def test_masks_of_another_size_than_the_image_are_refused(scene, metric):
+    samples = scene.samples()
+
+    def turn(content):
+        content['images'][2].update(height=scene.width, width=scene.height)
+
+    rewrite(scene, turn)
+    message = (
+        r'^CocoBoundaryMetric: the predicted masks of image 2 have height and width \(120, 160\), but the annotations '
+        r'state \(160, 120\)\. .*EXIF'
+    )
+    with pytest.raises(ValueError, match=message):
+        evaluate(scene, samples, metric=metric)
+    # Boxes have no size to compare.
+    assert evaluate(scene, samples, metric='bbox')['coco/bbox_mAP'] == pytest.approx(1.0)
+    # Predicted at the stated size, beside annotated masks of another.
+    for sample in samples:
+        if sample['img_id'] == 2:
+            sample['pred_instances']['masks'] = sample['pred_instances']['masks'].transpose(1, 2)
+    with pytest.raises(ValueError, match=r'the annotated masks of image 2 have height and width \(120, 160\)'):
+        evaluate(scene, samples, metric=metric)
+
+
+def test_an_image_that_the_annotation_file_does_not_have(scene):
+    samples = scene.samples()
+    samples[1]['img_id'] = 99
+    with pytest.raises(ValueError, match='image 99 of the data set is not in the annotation file of the evaluator'):
+        evaluate(scene, samples)
 
 
 @BOTH
@@ -230,7 +376,7 @@ def test_agrees_with_an_independent_implementation(scene, backend):
         moved = np.roll(mask, (2, -1), (0, 1))
         detections.append(dict(image_id=0, category_id=7 - label, score=0.9, segmentation=encode(moved)))
         pairs.append((mask, moved))
-    evaluation = metric._make_evaluation('boundary', detections)
+    evaluation = coco_eval_of(metric, 'boundary', detections)
     evaluation.params.imgIds, evaluation.params.maxDets = [0], [1, 10, 100]
     evaluation.evaluate()
     distance = boundary_width(scene.height, scene.width, 0.02)
@@ -349,11 +495,17 @@ def test_twice_gives_the_same(scene):
 @pytest.mark.parametrize(
     ('options', 'error', 'message'),
     [
-        (dict(metric='boundry'), ValueError, "metric must be one of .*got 'boundry'"),
-        (dict(backend='cocoapi'), ValueError, "backend must be one of .*got 'cocoapi'"),
+        (dict(metric='boundry'), ValueError, "metric must be among .*got 'boundry'"),
+        (dict(backend='cocoapi'), ValueError, "backend must be among .*got 'cocoapi'"),
         (dict(boundary_dilation_ratio=0), ValueError, 'boundary_dilation_ratio must lie in'),
         (dict(boundary_dilation_ratio=2), ValueError, 'boundary_dilation_ratio must lie in'),
         (dict(metric_items=['AP']), ValueError, "metric_items must be among .*got 'AP'"),
+        (
+            dict(metric_items=['AR@300'], proposal_nums=(100, 1, 10)),
+            ValueError,
+            "metric_items .*'AR@10',.*got 'AR@300'",
+        ),
+        (dict(format_only=True), ValueError, 'format_only=True writes the predictions and needs outfile_prefix, the'),
     ],
 )
 def test_wrong_options(options, error, message):

@@ -13,10 +13,16 @@ from mmengine.utils import get_installed_path
 from mmdet_edge import get_config_path
 from mmdet_edge.datasets import make_shapes_dataset
 from mmdet_edge.evaluation import mask_branch
-from mmdet_edge.evaluation.mask_branch import boundary_iou, check_mask_branch, evaluate_mask_branch, score_batch
+from mmdet_edge.evaluation.mask_branch import (
+    NoInstancesError,
+    boundary_iou,
+    check_mask_branch,
+    evaluate_mask_branch,
+    score_batch,
+)
 
 SHAPES = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_1xb4-300i_shapes.py')
-MEASURES = [
+METRICS = [
     *('mIoU', 'IoU_50', 'IoU_75', 'IoU_85', 'boundary_IoU_1px', 'boundary_IoU_2px'),
     *('image_boundary_IoU_1px', 'image_boundary_IoU_2px', 'BCE'),
 ]
@@ -80,8 +86,8 @@ def test_a_perfect_mask_branch(cfg, folder):
         for image, sample in zip(score_batch(model, batch), batch['data_samples']):
             assert len(image) == len(sample.gt_instances) > 0
             for scores in image:
-                assert list(scores) == MEASURES
-                for name in MEASURES[:6]:
+                assert list(scores) == METRICS
+                for name in METRICS[:6]:
                     assert scores[name] == 1
                 assert scores['BCE'] == pytest.approx(0, abs=1e-6)
                 # 28x28 is coarser than the object or finer: pasting is nearly, not fully, without loss.
@@ -131,14 +137,16 @@ def test_real_predictions_are_the_mask_heads_own(cfg, folder):
     assert [s['BCE'] for s in scores] == pytest.approx(bce.tolist(), rel=1e-4)
 
 
+@pytest.mark.parametrize('pad', [[], [dict(type='Pad', size=(256, 224))], [dict(type='Pad', size_divisor=128)]])
 @pytest.mark.parametrize('annotations_first', [False, True])
-def test_resized_images(cfg, folder, annotations_first):
-    """Annotations loaded before or after Resize: the RoIs are the same, and so is a perfect branch."""
+@pytest.mark.parametrize('scale', [2, 1, 0.5])
+def test_resized_and_padded_images(cfg, folder, annotations_first, pad, scale):
+    """Annotations loaded before or after Resize and Pad: the RoIs are the same, and so is a perfect branch."""
     load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
-    resize = dict(type='Resize', scale=(192, 192), keep_ratio=True)
+    resize = [dict(type='Resize', scale=(int(96 * scale), int(96 * scale)), keep_ratio=True), *pad]
     pipeline = [
         load[0],
-        *([load[1], resize] if annotations_first else [resize, load[1]]),
+        *([load[1], *resize] if annotations_first else [*resize, load[1]]),
         cfg.val_dataloader.dataset.pipeline[-1],
     ]
     model = build(cfg)
@@ -151,7 +159,7 @@ def test_resized_images(cfg, folder, annotations_first):
     assert all(s['mIoU'] == 1 and s['image_boundary_IoU_2px'] > 0.5 for s in scores)
     (plain, _) = batches(folder, cfg)
     original = torch.cat([s.gt_instances.bboxes.tensor for s in plain['data_samples']])
-    assert torch.allclose(seen[0][:, 1:], 2 * original, atol=2.1)
+    assert torch.allclose(seen[0][:, 1:], scale * original, atol=2.1)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +195,8 @@ def test_evaluation_averages_over_instances_and_keeps_the_mode(cfg, folder):
     values = evaluate_mask_branch(model, data, 4)
     model.eval()
     scores = [s for batch in data for image in score_batch(model, batch) for s in image]
-    assert list(values) == [*MEASURES, 'num_instances'] and values['num_instances'] == len(scores)
-    for name in MEASURES:
+    assert list(values) == [*METRICS, 'num_instances'] and values['num_instances'] == len(scores)
+    for name in METRICS:
         assert values[name] == pytest.approx(np.mean([s[name] for s in scores]))
     model.train()
     evaluate_mask_branch(model, data, 4)
@@ -204,7 +212,7 @@ def test_image_without_instances(cfg, folder):
     assert images[1] == [] and all(images[i] for i in (0, 2, 3))
     for sample in batch['data_samples']:
         sample.gt_instances = sample.gt_instances[torch.zeros(len(sample.gt_instances), dtype=torch.bool)]
-    with pytest.raises(ValueError, match='no instance to evaluate'):
+    with pytest.raises(NoInstancesError, match='no instance to evaluate'):
         evaluate_mask_branch(model, [batch], 4)
 
 

@@ -1,6 +1,6 @@
-"""Draw the predictions of two models side by side, with the truth between them and the errors coloured.
+"""Draw the predictions of two models side by side, the ground truth between them and the errors in color.
 
-Draws the images in which the two differ most, by mask IoU, and random ones; index.json says which is which.
+Draws the images in which the two differ most, by mask IoU, and random ones; index.json lists the files.
 """
 
 import argparse
@@ -69,7 +69,8 @@ def load(config: str, options: dict) -> Config:
 
 def build_dataset(cfg_a: Config, cfg_b: Config) -> BaseDataset:
     """Build A's test data set, and check that B's has the same classes."""
-    init_default_scope(cfg_a.get('default_scope', 'mmdet'))
+    # None in mmdet's pure-Python configs.
+    init_default_scope(cfg_a.get('default_scope') or 'mmdet')
     dataset = DATASETS.build(cfg_a.test_dataloader.dataset)
     other = DATASETS.build({**cfg_b.test_dataloader.dataset, 'lazy_init': True})
     classes_a, classes_b = (d.metainfo.get('classes') for d in (dataset, other))
@@ -85,7 +86,7 @@ def build_dataset(cfg_a: Config, cfg_b: Config) -> BaseDataset:
 
 
 def predict(model: nn.Module, path: str, score_threshold: float) -> Instances:
-    """Return what a model finds in an image."""
+    """Return the predictions of a model for an image."""
     found = inference_detector(model, path).pred_instances
     if 'masks' not in found:
         raise UserError(f'{type(model).__name__} predicts no masks: {model.cfg.filename}')
@@ -119,10 +120,41 @@ def compare(dataset: BaseDataset, models: Sequence[nn.Module], score_threshold: 
 
 
 def remove_earlier(out: Path) -> None:
-    """Remove the pictures of an earlier comparison in the same folder; nothing else."""
+    """Remove the figures of an earlier comparison in the same folder, and nothing else."""
     if (out / 'index.json').is_file():
         for entry in json.loads((out / 'index.json').read_text())['images']:
             (out / entry['file']).unlink(missing_ok=True)
+
+
+def draw(
+    dataset: BaseDataset,
+    models: Sequence[nn.Module],
+    names: Sequence[str],
+    kinds: dict[str, list[ImageComparison]],
+    score_threshold: float,
+    out: Path,
+) -> list[dict]:
+    """Draw the images of each kind; return their entries of the index."""
+    entries = []
+    places = [(kind, i, chosen) for kind, chosen in kinds.items() for i in range(len(chosen))]
+    for kind, i, chosen in track(places, description='drawing'):
+        comparison = chosen[i]
+        info = dataset.get_data_info(comparison.index)
+        content = get(info['img_path'], backend_args=getattr(dataset, 'backend_args', None))
+        file = f'{kind}_{i + 1:02d}.png'
+        verdict = 'A and B are equal' if comparison.better is None else f'{comparison.better} is better'
+        name = Path(info['img_path']).name
+        draw_predictions(
+            imfrombytes(content, channel_order='rgb'),
+            load_truth(dataset, comparison.index),
+            [predict(model, info['img_path'], score_threshold) for model in models],
+            names,
+            comparison,
+            out / file,
+            title=f'{kind.replace("_", " ")}, {i + 1} of {len(chosen)}: {name} ({verdict})',
+        )
+        entries.append(dict(file=file, kind=kind, image=info['img_path'], **describe(comparison)))
+    return entries
 
 
 @one_line_errors
@@ -146,29 +178,7 @@ def main() -> None:
     comparisons = compare(dataset, models, args.score_thr)
     remove_earlier(out)
     different, at_random = choose_images(comparisons, args.num_images, args.seed)
-    kinds = [('most_different', different), ('random', at_random)]
-    pictures = [
-        (kind, place, len(chosen), comparison)
-        for kind, chosen in kinds
-        for place, comparison in enumerate(chosen, start=1)
-    ]
-    entries = []
-    for kind, place, number, comparison in track(pictures, description='drawing'):
-        info = dataset.get_data_info(comparison.index)
-        content = get(info['img_path'], backend_args=getattr(dataset, 'backend_args', None))
-        image = imfrombytes(content, channel_order='rgb')
-        file = f'{kind}_{place:02d}.png'
-        verdict = 'A and B are equal' if comparison.better is None else f'{comparison.better} is better'
-        draw_predictions(
-            image,
-            load_truth(dataset, comparison.index),
-            [predict(model, info['img_path'], args.score_thr) for model in models],
-            names,
-            comparison,
-            out / file,
-            title=f'{kind.replace("_", " ")}, {place} of {number}: {Path(info["img_path"]).name} ({verdict})',
-        )
-        entries.append(dict(file=file, kind=kind, image=info['img_path'], **describe(comparison)))
+    kinds = {'most_different': different, 'random': at_random}
     ious_a, ious_b = (np.concatenate(ious) for ious in zip(*((c.ious_a, c.ious_b) for c in comparisons)))
     index = dict(
         a=dict(name=names[0], config=args.config_a, checkpoint=args.checkpoint_a, mean_iou=float(ious_a.mean())),
@@ -177,7 +187,7 @@ def main() -> None:
         seed=args.seed,
         num_images_compared=len(comparisons),
         num_objects_compared=len(ious_a),
-        images=entries,
+        images=draw(dataset, models, names, kinds, args.score_thr, out),
     )
     AtomicLocalBackend().put_text(json.dumps(index, indent=2) + '\n', out / 'index.json')
     print(

@@ -1,7 +1,7 @@
-"""Compare trainings with a baseline, over seeds, at equal steps and at equal quality.
+"""Compare training runs with a baseline, over seeds, at equal iterations and at equal quality.
 
-Prints a table and writes a page (comparison.html), Markdown, CSV and figures. A RUN is a work dir of a training, or a
-folder of work dirs, one per seed. Its setting is the name of its config, or NAME if given as NAME=DIR.
+Prints a table and writes Markdown, CSV and figures. A RUN is the work dir of a training run, or a folder of work dirs,
+one per seed. Its variant is the name of its config, or NAME if given as NAME=DIR.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', nargs='+', metavar='RUN', help='DIR or NAME=DIR')
-    parser.add_argument('--baseline', help='name of a setting (default: the only one without "edge" in its name)')
+    parser.add_argument('--baseline', help='name of a variant (default: the only one without "edge" in its name)')
     parser.add_argument('--metrics', nargs='+', help='keys of the log (default: AP, mask branch and mask loss)')
     parser.add_argument(
         '--out', type=Path, default='comparison/runs', help='folder to write to (default: comparison/runs)'
@@ -31,7 +31,7 @@ def main() -> None:
     args = parse_args()
     try:
         comparison = compare(group_runs(args.runs), args.baseline, args.metrics)
-        page = write_report(comparison, args.out, shlex.join(['python', *sys.argv]))
+        report = write_report(comparison, args.out, shlex.join(['python', *sys.argv]))
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
     console = Console()
@@ -41,7 +41,7 @@ def main() -> None:
     console.print(make_table(comparison))
     for text in warnings_of(comparison):
         console.print(text, style='yellow', markup=False, highlight=False)
-    console.print(f'page: {page}', markup=False, highlight=False, soft_wrap=True)
+    console.print(f'report: {report}', markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == '__main__':

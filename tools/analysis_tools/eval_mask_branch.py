@@ -62,7 +62,7 @@ def main() -> None:
     batches = track(loader, 'mask branch', disable=not is_main_process())
     values = evaluate_mask_branch(model, batches, len(loader.dataset))
     if is_main_process():
-        table = Table('measure', 'mean over instances', title=f'Mask branch on ground-truth boxes: {args.checkpoint}')
+        table = Table('metric', 'mean over instances', title=f'Mask branch on ground-truth boxes: {args.checkpoint}')
         for name, value in values.items():
             table.add_row(name, f'{value:.4f}' if isinstance(value, float) else str(value))
         Console().print(table)

@@ -8,7 +8,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mmdet_edge.evaluation.mask_branch import check_mask_branch, evaluate_mask_branch
+from mmdet_edge.evaluation.mask_branch import NoInstancesError, check_mask_branch, evaluate_mask_branch
 
 
 @HOOKS.register_module()
@@ -38,15 +38,34 @@ class MaskBranchEvalHook(Hook):
             check_mask_branch(self._detector(runner), runner.val_dataloader.dataset[0]['data_samples'])
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
-        """Evaluate, and add the values to ``metrics`` and to the log."""
+        """Evaluate, and add the values to the log and to ``metrics``.
+
+        Empty ``metrics`` stay empty, unless all hooks that watch metrics watch ours: no box was predicted yet, and
+        CheckpointHook skips this validation. Given our values only, it would look for its own and fail, or
+        ``save_best='auto'`` would take one of ours for good.
+        """
         loader = runner.val_dataloader
-        values = evaluate_mask_branch(self._detector(runner), loader, len(loader.dataset))
+        watched = [key for hook in runner.hooks for key in _watched_by(hook)]
+        try:
+            values = evaluate_mask_branch(self._detector(runner), loader, len(loader.dataset))
+        except NoInstancesError as error:
+            if any(key.startswith('mask_branch/') for key in watched):
+                raise
+            runner.logger.warning(f'MaskBranchEvalHook: {error}')
+            return
         # The same at each validation.
         del values['num_instances']
+        add_to_metrics = metrics or all(key.startswith('mask_branch/') for key in watched)
         for name, value in values.items():
             runner.message_hub.update_scalar(f'val/mask_branch/{name}', value)
-            if metrics is not None:
+            if metrics is not None and add_to_metrics:
                 metrics[f'mask_branch/{name}'] = value
 
     def _detector(self, runner: Runner) -> nn.Module:
         return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _watched_by(hook: Hook) -> list[str]:
+    """Return the keys that a hook looks up in the metrics: those of CheckpointHook and EarlyStoppingHook."""
+    keys = getattr(hook, 'save_best', None) or getattr(hook, 'monitor', None) or []
+    return [keys] if isinstance(keys, str) else list(keys)

@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -6,13 +7,14 @@ from mmdet.registry import DATASETS, HOOKS, MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.hooks import CheckpointHook, EMAHook, LoggerHook
-from mmengine.logging import MessageHub
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, LoggerHook
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.runner.priority import get_priority
 
 from mmdet_edge import MaskBranchEvalHook, get_config_path
 from mmdet_edge.datasets import make_shapes_dataset
 from mmdet_edge.engine.hooks import mask_branch_eval_hook
+from mmdet_edge.evaluation.mask_branch import NoInstancesError
 
 
 @pytest.fixture
@@ -25,7 +27,13 @@ def runner(tmp_path):
     loader = torch.utils.data.DataLoader(dataset, collate_fn=pseudo_collate)
     hub = MessageHub.get_instance('test_mask_branch_eval_hook')
     return SimpleNamespace(
-        model=MODELS.build(cfg.model), val_loop=object(), val_dataloader=loader, message_hub=hub, cfg=cfg
+        model=MODELS.build(cfg.model),
+        val_loop=object(),
+        val_dataloader=loader,
+        message_hub=hub,
+        cfg=cfg,
+        hooks=[],
+        logger=MMLogger.get_current_instance(),
     )
 
 
@@ -38,13 +46,59 @@ def test_adds_its_values_to_the_metrics_and_the_log(runner):
     assert runner.message_hub.get_scalar('val/mask_branch/mIoU').current() == metrics['mask_branch/mIoU']
 
 
+@pytest.mark.parametrize(
+    ('watching', 'added'),
+    [
+        ([CheckpointHook(save_best='coco/segm_mAP', rule='greater')], False),
+        ([CheckpointHook(save_best='auto')], False),
+        ([CheckpointHook(save_best=['mask_branch/mIoU', 'coco/segm_mAP'], rule='greater')], False),
+        ([CheckpointHook(save_best='mask_branch/mIoU', rule='greater')], True),
+        ([CheckpointHook(), LoggerHook()], True),
+        ([CheckpointHook(), EarlyStoppingHook('coco/segm_mAP', rule='greater')], False),
+        ([CheckpointHook(), EarlyStoppingHook('mask_branch/mIoU', rule='greater')], True),
+    ],
+    ids=['mask AP', 'auto', 'both', 'mask branch', 'none', 'stop by mask AP', 'stop by mask branch'],
+)
+def test_while_no_box_is_predicted_hooks_that_watch_other_metrics_skip(runner, watching, added):
+    runner.hooks = watching
+    # What CocoMetric returns without any prediction.
+    metrics = {}
+    MaskBranchEvalHook().after_val_epoch(runner, metrics)
+    assert ('mask_branch/mIoU' in metrics) is added
+    assert 0 <= runner.message_hub.get_scalar('val/mask_branch/mIoU').current() <= 1
+    if not added:
+        # It would look for its own key otherwise, or choose ours.
+        expected = getattr(watching[0], 'key_indicators', None)
+        watching[0].after_val_epoch(runner, metrics)
+        assert getattr(watching[0], 'key_indicators', None) == expected
+
+
+def test_a_validation_set_without_objects_does_not_end_the_training_run(runner, tmp_path, monkeypatch):
+    content = json.loads((tmp_path / 'shapes' / 'val.json').read_text())
+    (tmp_path / 'shapes' / 'empty.json').write_text(json.dumps({**content, 'annotations': []}))
+    dataset = dict(runner.cfg.val_dataloader.dataset, data_root=str(tmp_path / 'shapes'), ann_file='empty.json')
+    runner.val_dataloader = torch.utils.data.DataLoader(DATASETS.build(dataset), collate_fn=pseudo_collate)
+    warnings = []
+    monkeypatch.setattr(runner.logger, 'warning', warnings.append)
+    hook = MaskBranchEvalHook()
+    hook.before_train(runner)
+    metrics = {'coco/segm_mAP': -1.0}
+    hook.after_val_epoch(runner, metrics)
+    assert metrics == {'coco/segm_mAP': -1.0}
+    assert warnings == ['MaskBranchEvalHook: the validation set has no instance to evaluate the mask branch with']
+    # Without a value there is no best checkpoint.
+    runner.hooks = [CheckpointHook(save_best='mask_branch/mIoU', rule='greater')]
+    with pytest.raises(NoInstancesError, match='the validation set has no instance'):
+        hook.after_val_epoch(runner, metrics)
+
+
 def test_runs_before_the_hooks_that_use_its_values_or_swap_the_weights():
     priority = get_priority(MaskBranchEvalHook.priority)
     for other in (EMAHook, LoggerHook, CheckpointHook):
         assert priority < get_priority(other.priority)
 
 
-def test_a_model_or_data_without_masks_is_told_before_the_training(runner):
+def test_a_model_or_data_without_masks_is_reported_before_the_training_run(runner):
     hook = MaskBranchEvalHook()
     del runner.cfg.val_dataloader.dataset.pipeline[2]
     assert 'LoadAnnotations' not in str(runner.cfg.val_dataloader.dataset.pipeline)
