@@ -31,7 +31,7 @@ from mmdet_edge.analysis.runs import read_run
 from mmdet_edge.config.edits import override_data_root, use_safe_checkpoints
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
 from mmdet_edge.engine.launch import build_runner
-from mmdet_edge.preflight.checks import check_data, check_pretrained
+from mmdet_edge.preflight import check
 from mmdet_edge.version import __version__
 
 from .report import ConvergenceRun, read_convergence
@@ -208,8 +208,7 @@ class Launcher:
 
     def _check(self, cfg: Config) -> None:
         if self.spec.protocol == 'full':
-            check_data(cfg, ('train', 'val'))
-            check_pretrained(cfg.model)
+            check(cfg, ('train', 'val'))
 
     def _start(self, key: RunKey, slot: int) -> Job:
         """Start a training, after what it needs has been made."""
@@ -317,8 +316,7 @@ class Launcher:
             override_data_root(cfg, cfg.data_root, self.data_root)
         cfg.work_dir = str(self.work_dir / 'detector')
         cfg.resume = True
-        check_data(cfg, ('train', 'val'))
-        check_pretrained(cfg.model)
+        check(cfg, ('train', 'val'))
         return cfg
 
     def _make_features(self) -> None:

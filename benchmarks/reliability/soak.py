@@ -32,7 +32,7 @@ from mmdet_edge import get_config_path
 from mmdet_edge.config.edits import use_safe_checkpoints
 from mmdet_edge.datasets import make_shapes_dataset
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
-from mmdet_edge.engine.launch import build_runner, load_config
+from mmdet_edge.engine.launch import build_runner, edit_config, read_config
 
 CONFIG = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py')
 WINDOWS = 20
@@ -192,7 +192,7 @@ def main() -> None:
         'param_scheduler.1.end': args.steps,
         'log_level': 'WARNING',
     }
-    cfg = load_config(CONFIG, options, str(args.work_dir / 'run'))
+    cfg = edit_config(read_config(CONFIG), options, str(args.work_dir / 'run'))
     use_safe_checkpoints(cfg)
     runner = build_runner(cfg)
     hook = SoakHook(window)

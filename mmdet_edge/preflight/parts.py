@@ -28,7 +28,7 @@ from mmengine.registry import (
 )
 from torch.utils.data import DataLoader
 
-from .model import _one_line
+from mmdet_edge.errors import UserError, one_line
 
 REGISTRIES: dict[str, tuple[Registry, ...]] = {
     'batch_sampler': (DATA_SAMPLERS,),
@@ -78,7 +78,7 @@ def check_parts(cfg: Config, splits: Sequence[str]) -> None:
         splits (Sequence[str]): Of 'train', 'val', 'test', those that will run.
 
     Raises:
-        ValueError: At the first type or option that there is not, or value that its part refuses; the message says
+        UserError: At the first type or option that there is not, or value that its part refuses; the message says
             where it is and, for a misspelling, what may be meant.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
@@ -125,13 +125,13 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
     if kind is None:
         registered = [key for registry in registries for key in _registered(registry)]
         hint = _hint(f'{name}'.split('.')[-1], registered, cutoff=0.6)
-        raise ValueError(f'{where}.type: {name} is not in the {registries[0].name} registry{hint}')
+        raise UserError(f'{where}.type: {name} is not in the {registries[0].name} registry{hint}')
     if inspect.isclass(kind):
         options, takes_others = _options(kind)
         for key in set(part) - TAKEN_BEFORE - options:
             hint = _hint(key, options | {'type'}, cutoff=0.8)
             if hint or not takes_others:
-                raise ValueError(f'{where}: {kind.__name__} has no option {key!r}{hint}')
+                raise UserError(f'{where}: {kind.__name__} has no option {key!r}{hint}')
     try:
         # A copy: what is built may take keys out of its config.
         if TRANSFORMS in registries and 'tokenizer_name' not in part:
@@ -147,7 +147,7 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
             )
     except Exception as error:
         # Whatever a constructor raises.
-        raise ValueError(f'{where}: {name} cannot be built: {_one_line(error)}') from error
+        raise UserError(f'{where}: {name} cannot be built: {one_line(error)}') from error
 
 
 def _find(name: str, scope: Optional[str], registries: tuple[Registry, ...]) -> Any:
