@@ -4,6 +4,7 @@ import codecs
 import json
 import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -39,7 +40,7 @@ class Use:
         min_size (float): Shorter side in pixels of the smallest image that is trained on. Defaults to 0.
         metric (str, optional): Name of the metric that reads the file as its ground truth. Defaults to None: a data
             set reads it.
-        whole_ids (bool): Whether the metric takes whole numbers as ids only. Defaults to False.
+        is_pycocotools (bool): Whether pycocotools evaluates, and not faster-coco-eval. Defaults to False.
     """
 
     where: str = 'train_dataloader'
@@ -52,7 +53,7 @@ class Use:
     poly2mask: bool = True
     min_size: float = 0
     metric: Optional[str] = None
-    whole_ids: bool = False
+    is_pycocotools: bool = False
 
 
 class Image(NamedTuple):
@@ -74,8 +75,8 @@ class Report:
     images: dict[Any, Image] = field(default_factory=dict)
     """Image id -> name and size."""
     num_objects: int = 0
-    left: dict[str, int] = field(default_factory=dict)
-    """Section of the config that trains on it -> number of objects that it is trained on."""
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    """Section of the config -> reason -> number of objects that it does not train on, or evaluate with."""
     _found: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
 
     def add(self, level: str, kind: str, items: Iterable[Any] = (None,)) -> None:
@@ -402,9 +403,26 @@ class Rule(NamedTuple):
     """Returns for each object, (N,), whether the rule applies."""
 
 
+def _has_another_box(o: Objects, u: Use) -> np.ndarray:
+    has_mask = u.with_masks & ((o.mask == Mask.POLYGON) | (o.mask == Mask.RUN_LENGTH)) & (o.x2 > o.x1)
+    return has_mask & (o.crowd != Crowd.YES) & ~o.box_fit(o.left, o.top, o.left + o.width, o.top + o.height)
+
+
 RULES = (
     Rule('error', False, 'objects whose iscrowd is not 0 or 1', lambda o, u: o.crowd == Crowd.OTHER),
-    Rule('', True, 'with "ignore"', lambda o, u: o.ignore * (u.metric is None) > 0),
+    Rule(
+        'error',
+        False,
+        "objects whose iscrowd is null, which COCO's evaluation fails on: make it 0",
+        lambda o, u: bool(u.metric) & (o.crowd == Crowd.NULL),
+    ),
+    Rule(
+        'error',
+        False,
+        'objects without iscrowd, which pycocotools fails on: make it 0',
+        lambda o, u: u.is_pycocotools & (o.crowd == Crowd.NOT_THERE),
+    ),
+    Rule('', True, 'with "ignore"', lambda o, u: (not u.metric) & (o.ignore > 0)),
     Rule(
         'warning',
         True,
@@ -439,12 +457,30 @@ RULES = (
         lambda o, u: u.with_masks & (o.mask == Mask.BROKEN),
     ),
     Rule(
+        'error',
+        False,
+        'objects whose first polygon has fewer than 3 points, which pycocotools fails on',
+        lambda o, u: u.is_pycocotools & u.with_masks & (o.mask < Mask.OTHER_SIZE) & (o.first <= 4),
+    ),
+    Rule(
         'warning',
         True,
-        'objects without a polygon of 3 points or more: not trained on',
+        'objects without a polygon of 3 points or more: not trained on, and never found in an evaluation',
         lambda o, u: u.with_masks & (o.mask == Mask.NO_POLYGON),
     ),
-    Rule('', True, 'with iscrowd=1', lambda o, u: (o.crowd == Crowd.YES) & u.is_training),
+    Rule('', True, 'with iscrowd=1', lambda o, u: o.crowd == Crowd.YES),
+    Rule(
+        'warning',
+        True,
+        'objects with a run-length mask, which LoadAnnotations leaves out with poly2mask=False',
+        lambda o, u: u.is_training & u.with_masks & (not u.poly2mask) & (o.mask == Mask.RUN_LENGTH),
+    ),
+    Rule(
+        '',
+        True,
+        'in images below filter_cfg.min_size',
+        lambda o, u: u.is_training & (np.minimum(o.image_height, o.image_width) < u.min_size),
+    ),
     Rule(
         'warning',
         False,
@@ -457,6 +493,19 @@ RULES = (
         'objects with a polygon without an area: an empty mask',
         lambda o, u: u.with_masks & (o.mask == Mask.FLAT),
     ),
+    Rule(
+        'warning',
+        False,
+        'objects with a run-length mask without a pixel: an empty mask',
+        lambda o, u: u.with_masks & (o.mask == Mask.RUN_LENGTH) & (o.x2 <= o.x1),
+    ),
+    Rule(
+        'warning',
+        False,
+        "objects whose bbox looks like x1, y1, x2, y2: COCO's is x, y, width, height",
+        lambda o, u: _has_another_box(o, u) & o.box_fit(o.left, o.top, o.width, o.height),
+    ),
+    Rule('warning', False, 'objects whose bbox is not that of their mask (IoU below 0.5)', _has_another_box),
 )
 """The first rule that applies to an object is the one that is reported."""
 
@@ -464,19 +513,24 @@ LEFT_OUT_CLASS = 'objects of categories that are not among the classes of the co
 
 
 def _check_objects(objects: Objects, names: list[str], use: Use, report: Report) -> None:
-    """Report what the rules find, and count what is trained on."""
+    """Report what the rules find, and count what is left to train on or to evaluate."""
     is_class = np.array([use.classes is None or name in use.classes for name in names] or [True])
     if report.errors:
+        # They would say the same again.
         is_class[:] = True
     known = is_class[objects.category.astype(int)]
-    rules = (Rule('warning', True, LEFT_OUT_CLASS, lambda o, u: ~known), *RULES)
+    rules = (*RULES[:4], Rule('warning', True, LEFT_OUT_CLASS, lambda o, u: ~known), *RULES[4:])
     found = np.full(len(objects.ids), len(rules))
     for number, rule in reversed(list(enumerate(rules))):
         found[np.asarray(rule.applies(objects, use), bool)] = number
+    reasons: Counter[str] = Counter()
     for number, rule in enumerate(rules):
         places = np.flatnonzero(found == number)
         if rule.level and len(places):
             report.merge(rule.level, rule.text, [objects.ids[place] for place in places])
+        if rule.is_left_out and len(places):
+            reasons[rule.text.removeprefix('objects ').split(':')[0]] = len(places)
+    report.left_out[use.where] = reasons
 
 
 def _check_classes(categories: Mapping[Any, str], use: Use, report: Report) -> None:
@@ -498,12 +552,16 @@ def _check_classes(categories: Mapping[Any, str], use: Use, report: Report) -> N
                 'error',
                 f'category {name!r} would get label {label}, which is the class '
                 f'{classes[label] if label < len(classes) else "(none)"!r}: mmdet counts labels in the order of the '
-                f'file, and skips what it does not find. Give the classes of the config as the file has them; '
-                f'categories: {some(listed)}; classes: {some(classes)}',
+                f'file, and skips what it does not find. Sort the categories of the file as the classes of the config, '
+                f'which must be the same for all data sets and for the checkpoint; categories: {some(listed)}; '
+                f'classes: {some(classes)}',
             )
             return
     missing = [name for name in classes if name not in listed]
-    if missing:
+    if missing and use.metric:
+        kind = 'classes of the config that are not among its categories: a prediction of one would end the evaluation'
+        report.merge('error', kind, missing)
+    elif missing:
         report.merge('warning', 'classes of the config that are not among its categories', missing)
 
 
@@ -511,6 +569,30 @@ def _check_ids(
     categories: Mapping[Any, str], images: Mapping[Any, Image], objects: Objects, use: Use, report: Report
 ) -> None:
     """Report ids that the evaluation cannot work with."""
+    if not use.is_pycocotools:
+        for what, ids in (('images', images), ('categories', categories)):
+            broken = [number for number in ids if isinstance(number, str) or number != int(number)]
+            if broken:
+                report.merge('error', f'{what} whose id is not a whole number, as faster-coco-eval needs', broken)
+    if use.metric == 'CocoMetric':
+        broken = [number for number in objects.ids if isinstance(number, str) and not _is_number(number)]
+        if broken:
+            report.merge('error', 'objects whose id is not a number, as pycocotools needs', broken)
+        zero = [number for number in objects.ids if not isinstance(number, str) and number == 0]
+        if zero:
+            report.merge(
+                'warning',
+                'objects with an id that pycocotools takes for "no match", so that they count as never found: number '
+                'them from 1, or evaluate with CocoBoundaryMetric',
+                zero,
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(float(text))
+    except ValueError:
+        return False
 
 
 OPENED = 1000

@@ -3,7 +3,7 @@
 import importlib.util
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -40,7 +40,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     raise UserError(f'{path} is not a checkpoint of a model: it has no state_dict with weights')
 
 
-def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> None:
+def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> Optional[Sequence[str]]:
     """Check that a file is a checkpoint that can be loaded without running it, and that it fits a model.
 
     Args:
@@ -49,22 +49,26 @@ def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = Tr
         whole (bool): Whether the model needs all of its weights, as for a test. To train on, one is enough. Defaults to
             True.
 
+    Returns:
+        Sequence[str] | None: The classes that the model was trained on, where a model is given and the file says them.
+
     Raises:
         UserError: If it cannot be loaded, or does not fit; the message says why.
     """
     if model is None:
         _load(path)
-        return
+        return None
     # mmengine loads the weights of a model for test-time augmentation into the one inside.
     model = model.module if isinstance(model, BaseTTAModel) else model
-    weights = {re.sub(r'^module\.', '', key): value for key, value in read_checkpoint(path)['state_dict'].items()}
+    content = read_checkpoint(path)
+    weights = {re.sub(r'^module\.', '', key): value for key, value in content['state_dict'].items()}
     try:
         # Loaded, not compared by name: a model may rename what it is given, as those that learn from a teacher do.
         missing = model.load_state_dict(weights, strict=False).missing_keys
     except RuntimeError as error:
         # The name fits, the shape does not.
         if not whole:
-            return
+            return None
         raise UserError(
             f'{path} does not fit the model, as if of other classes or another config: {one_line(error)}'
         ) from None
@@ -78,6 +82,8 @@ def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = Tr
             f'{path} lacks {len(missing)} of the {len(model.state_dict())} weights of the model: {some(missing, 3)}. '
             'It is of another architecture, or of a part of the model'
         )
+    classes = ((content.get('meta') or {}).get('dataset_meta') or {}).get('classes')
+    return classes if isinstance(classes, (list, tuple)) else None
 
 
 def _load(path: str) -> Any:
@@ -98,7 +104,7 @@ def _reason(error: BaseException) -> str:
     return (found.group() if found else one_line(error)).split(' was not an allowed')[0]
 
 
-def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> None:
+def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> Optional[Sequence[str]]:
     """Check that a checkpoint file is there, can be loaded and fits; URLs (``https://...``) are left to mmengine.
 
     A folder with the name of a checkpoint, as DeepSpeed and FSDP write it, is left to mmengine too.
@@ -108,18 +114,20 @@ def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool =
         model (nn.Module, optional): What it must fit. Defaults to None: not compared.
         whole (bool): Whether it must have all weights of the model. Defaults to True.
 
+    Returns:
+        Sequence[str] | None: Its classes, where a model is given and the file says them.
+
     Raises:
         UserError: If it is not a file, would run code, is damaged or does not fit.
     """
     if Path(path).suffix == '.pth' and Path(path).is_dir():
-        return
+        return None
     if not exists('', path, Path.is_file):
         folder = Path(path) if Path(path).is_dir() else Path(path).parent
         found = sorted(p.name for p in folder.glob('*.pth')) if folder.is_dir() else []
         hint = f'; {folder} has {", ".join(found)}' if found else ''
         raise UserError(f'checkpoint not found: {path}{hint}')
-    if is_local(path):
-        check_weights(path, model, whole)
+    return check_weights(path, model, whole) if is_local(path) else None
 
 
 def check_pretrained(model: ConfigDict) -> None:

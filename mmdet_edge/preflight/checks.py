@@ -10,7 +10,7 @@ from .data import check_data
 from .model import build_model
 from .parts import check_parts
 from .paths import check_writable
-from .settings import check_amp, check_sections
+from .settings import check_amp, check_loops, check_metrics, check_sections, check_visualizer
 
 
 def check(
@@ -35,6 +35,7 @@ def check(
     """
     is_training = 'train' in splits
     check_sections(cfg, splits)
+    check_visualizer(cfg)
     if cfg.get('work_dir'):
         check_writable('work dir', cfg.work_dir)
     for option, path in (outputs or {}).items():
@@ -45,8 +46,12 @@ def check(
         check_pretrained(cfg.model)
         checkpoint = cfg.get('load_from')
     check_parts(cfg, splits)
-    model = build_model(cfg)
-    if checkpoint:
-        # To resume or to test takes all weights; to fine-tune, one is enough.
-        check_checkpoint(checkpoint, model, whole=not is_training or bool(cfg.get('resume')))
-    check_data(cfg, splits)
+    check_loops(cfg, splits)
+    if is_training:
+        check_metrics(cfg)
+    model = build_model(cfg, splits)
+    # To resume or to test takes all weights and the same classes; to fine-tune, one weight is enough.
+    whole = not is_training or bool(cfg.get('resume'))
+    classes = check_checkpoint(checkpoint, model, whole) if checkpoint else None
+    del model
+    check_data(cfg, splits, classes if whole else None)

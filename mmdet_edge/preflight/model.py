@@ -2,6 +2,7 @@
 
 import copy
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead, HTCMaskHead
@@ -15,11 +16,13 @@ from mmdet_edge.config.datasets import inner_datasets, loads_masks
 from mmdet_edge.errors import UserError, one_line
 
 
-def build_model(cfg: Config) -> nn.Module:
+def build_model(cfg: Config, splits: Sequence[str] = ()) -> nn.Module:
     """Build the model of a config, and check that its parts fit each other and the data.
 
     Args:
         cfg (Config): The config.
+        splits (Sequence[str]): Of 'val' and 'test', those whose data it must fit beside the training data. Defaults to
+            ().
 
     Returns:
         nn.Module: The model, as mmengine would build it, without pretrained weights.
@@ -45,9 +48,11 @@ def build_model(cfg: Config) -> nn.Module:
     # What augments at test time has the model inside.
     roi_head = getattr(model.module if isinstance(model, BaseTTAModel) else model, 'roi_head', None)
     if roi_head is not None:
+        for split in dict.fromkeys(('train', *splits)):
+            for dataset in inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+                _check_classes(roi_head, dataset, DATA[split])
         with_mask = getattr(roi_head, 'with_mask', False)
         for dataset in inner_datasets((cfg.get('train_dataloader') or {}).get('dataset')):
-            _check_classes(roi_head, dataset)
             if with_mask and loads_masks(dataset) is False:
                 raise UserError(
                     'the model has a mask head, but the training data come without masks: set with_mask=True of '
@@ -58,7 +63,10 @@ def build_model(cfg: Config) -> nn.Module:
     return model
 
 
-def _check_classes(roi_head: Any, dataset: Any) -> None:
+DATA = {'train': 'training', 'val': 'validation', 'test': 'test'}
+
+
+def _check_classes(roi_head: Any, dataset: Any, what: str) -> None:
     kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
     classes = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}.get('classes')
     if not isinstance(classes, (list, tuple)):
@@ -66,9 +74,9 @@ def _check_classes(roi_head: Any, dataset: Any) -> None:
     for name in ('bbox_head', 'mask_head'):
         for head in _as_list(getattr(roi_head, name, None)):
             number = getattr(head, 'num_classes', len(classes))
-            if number < len(classes) and not getattr(head, 'class_agnostic', False):
+            if number != len(classes) and not getattr(head, 'class_agnostic', False):
                 raise UserError(
-                    f'{name} has num_classes={number}, but the training data have {len(classes)} classes: set '
+                    f'{name} has num_classes={number}, but the {what} data have {len(classes)} classes: set '
                     'num_classes of bbox_head and mask_head, or metainfo=dict(classes=...) of the data set'
                 )
 

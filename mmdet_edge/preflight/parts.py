@@ -68,6 +68,15 @@ TAKEN_BEFORE = {
 """Options that mmengine takes out before it constructs a part."""
 
 
+OLD_OPTIONS = {
+    'classes': 'metainfo=dict(classes=...)',
+    'img_prefix': 'data_prefix=dict(img=...)',
+    'samples_per_gpu': 'batch_size',
+    'workers_per_gpu': 'num_workers',
+}
+"""Option of mmdet 2 -> what has taken its place."""
+
+
 def check_parts(cfg: Config, splits: Sequence[str]) -> None:
     """Check the parts of a config beside the model: each type is looked up, its options compared with what it takes.
 
@@ -121,7 +130,7 @@ def _default_type(where: str, part: dict) -> Any:
 
 def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> None:
     name = part.get('type') or _default_type(where, part)
-    kind = _find(name, part.get('_scope_'), registries) if isinstance(name, str) else name
+    kind = find_type(name, part.get('_scope_'), registries) if isinstance(name, str) else name
     if kind is None:
         registered = [key for registry in registries for key in _registered(registry)]
         hint = _hint(f'{name}'.split('.')[-1], registered, cutoff=0.6)
@@ -129,9 +138,12 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
     if inspect.isclass(kind):
         options, takes_others = _options(kind)
         for key in set(part) - TAKEN_BEFORE - options:
-            hint = _hint(key, options | {'type'}, cutoff=0.8)
+            hint = f'; since mmdet 3 it is {OLD_OPTIONS[key]}' if key in OLD_OPTIONS else ''
+            hint = hint or _hint(key, options | {'type'}, cutoff=0.8)
             if hint or not takes_others:
                 raise UserError(f'{where}: {kind.__name__} has no option {key!r}{hint}')
+    if part.get('format_only') and not part.get('outfile_prefix'):
+        raise UserError(f'{where}: format_only=True needs outfile_prefix, the path that its files begin with')
     try:
         # A copy: what is built may take keys out of its config.
         if TRANSFORMS in registries and 'tokenizer_name' not in part:
@@ -150,7 +162,8 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
         raise UserError(f'{where}: {name} cannot be built: {one_line(error)}') from error
 
 
-def _find(name: str, scope: Optional[str], registries: tuple[Registry, ...]) -> Any:
+def find_type(name: str, scope: Optional[str], registries: tuple[Registry, ...]) -> Any:
+    """Return the class or function that a name stands for; None if there is none."""
     for registry in registries:
         try:
             with registry.switch_scope_and_registry(scope) as scoped:
@@ -178,9 +191,9 @@ def _options(kind: type) -> tuple[set[str], bool]:
             continue
         parameters = inspect.signature(vars(parent)['__init__']).parameters.values()
         names.update(parameter.name for parameter in parameters)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        takes_others = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        if not takes_others:
             break
-        takes_others = True
     return names - {'self', 'args', 'kwargs'}, takes_others
 
 

@@ -1,3 +1,4 @@
+import codecs
 import json
 import re
 
@@ -53,8 +54,8 @@ def rle(counts, size=(48, 64)):
 
 NAN, INF = float('nan'), float('inf')
 ERRORS = {
-    'empty file': ('', 'not JSON, or cut off'),
-    'cut off': (json.dumps(content())[:300], 'not JSON, or cut off'),
+    'empty file': (b'', 'not JSON, or cut off'),
+    'cut off': (json.dumps(content())[:300].encode(), 'not JSON, or cut off'),
     'a list': ([], 'not a COCO file: it must hold an object with images, annotations, categories, got list'),
     'no list of images': ({}, "not a COCO file: 'images' must be a list, got nothing"),
     'a list of results': ([dict(image_id=0, bbox=[0, 0, 1, 1], score=1)], 'not a COCO file'),
@@ -119,6 +120,33 @@ ERRORS = {
     'image size as text': (first_image(width='64'), 'height or width is not a positive number: 0'),
     'image missing': (first_image(file_name='7.png'), '1 images that are not in .*: 7.png'),
     'image in a missing folder': (first_image(file_name='x/0.png'), '1 images that are not in .*: x/0.png'),
+    'BOM': (codecs.BOM_UTF8 + json.dumps(content()).encode(), 'starts with a byte order mark or is not in UTF-8'),
+    'UTF-16': (json.dumps(content()).encode('utf-16'), 'starts with a byte order mark or is not in UTF-8'),
+    'UTF-16 without a mark': (json.dumps(content()).encode('utf-16-le'), 'is not in UTF-8'),
+    'Latin-1': ('{"café": 1}'.encode('latin-1'), "not JSON, or cut off .'utf-8' codec"),
+    'image name of null': (
+        content(images=[dict(image, file_name=None) for image in content()['images']]),
+        '2 images without file_name',
+    ),
+    'image name as a number': (first_image(file_name=7), '1 images whose file_name is not a text: 0'),
+    'image id as a list': (
+        content(images=[*content()['images'], dict(content()['images'][0], id=[0])]),
+        '1 images without file_name, height, id',
+    ),
+    'category id as a list': (
+        content(categories=[*content()['categories'], dict(id=[1], name='x')]),
+        'categories without id',
+    ),
+    'category name of null': (
+        content(categories=[dict(id=1, name=None), dict(id=2, name='dog')]),
+        'without id or name',
+    ),
+    'object id as a list': (first(id=[0]), '1 objects without id'),
+    'image of an object as a list': (first(image_id=[0]), '1 objects without id'),
+    'category of an object as a list': (first(category_id=[1]), '1 objects without id'),
+    'annotations of null': (content(annotations=None), "'annotations' must be a list, got nothing"),
+    'iscrowd as text': (first(iscrowd='no'), '1 objects whose iscrowd is not 0 or 1: 0'),
+    'counts of fractions': (rle([0.5, 48 * 64 - 0.5]), 'does not fill its size'),
     'image file empty': (first_image(file_name='empty.png'), 'that are empty files: empty.png'),
 }
 WARNINGS = {
@@ -138,12 +166,29 @@ WARNINGS = {
     'negative size': (first(bbox=[20, 20, -10, -10]), 'smaller than one pixel'),
     'zero area': (first(area=0), 'smaller than one pixel'),
     'box outside': (first(bbox=[70, 10, 5, 5]), '1 objects with a bbox outside their image: left out: 0'),
-    'box across the border': (first(bbox=[-5, 10, 100, 100]), None),
+    'box across the border': (first(bbox=[-5, 10, 100, 30], segmentation=[[-5, 10, 95, 10, 95, 40, -5, 40]]), None),
     'polygon of 2 points': (first(segmentation=[[1, 2, 3, 4]]), 'without a polygon of 3 points or more'),
     'odd polygon': (first(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), 'without a polygon of 3 points or more'),
     'polygon without an area': (first(segmentation=[[10, 10, 20, 10, 30, 10]]), 'a polygon without an area'),
     'polygon outside': (first(segmentation=[[90, 90, 95, 90, 95, 95]]), 'a polygon outside their image'),
     'polygon that crosses itself': (first(segmentation=[[10, 10, 20, 20, 20, 10, 10, 20]]), None),
+    'run length without a pixel': (
+        rle([48 * 64]),
+        '1 objects with a run-length mask without a pixel: an empty mask: 0',
+    ),
+    'corners as box': (
+        first(bbox=[30, 25, 40, 35], segmentation=[[30, 25, 40, 25, 40, 35, 30, 35]]),
+        '1 objects whose bbox looks like x1, y1, x2, y2: COCO.*: 0',
+    ),
+    'corners as box of a run length': (
+        first(bbox=[10, 10, 11, 20], segmentation=dict(size=[48, 64], counts=[490, 10, 48 * 64 - 500])),
+        '1 objects whose bbox looks like x1, y1, x2, y2',
+    ),
+    'box of another object': (first(bbox=[40, 30, 10, 10]), '1 objects whose bbox is not that of their mask .*: 0'),
+    'box by the centre': (first(bbox=[20, 20, 20, 20]), '1 objects whose bbox is not that of their mask'),
+    'box of a crowd elsewhere': (first(bbox=[40, 30, 10, 10], iscrowd=1), None),
+    'loose box': (first(bbox=[8, 8, 14, 13]), None),
+    'box of a pixel more': (first(bbox=[9, 9, 2, 2], segmentation=[[10, 10, 11, 10, 11, 11, 10, 11]]), None),
     'nothing': (content(), None),
 }
 
@@ -151,7 +196,7 @@ WARNINGS = {
 def check(folder, given, **options):
     for name, data in (('0.png', b'x'), ('1.png', b'x'), ('empty.png', b'')):
         (folder / name).write_bytes(data)
-    (folder / 'x.json').write_text(given if isinstance(given, str) else json.dumps(given))
+    (folder / 'x.json').write_bytes(given if isinstance(given, bytes) else json.dumps(given).encode())
     options = dict(dict(classes=('cat', 'dog'), folder=str(folder), needs_objects=True), **options)
     return check_annotations(str(folder / 'x.json'), [Use(**options)])
 

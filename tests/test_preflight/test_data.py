@@ -190,3 +190,218 @@ def test_the_stated_size_is_what_the_pipeline_loads(loader, orientation, stated,
 def test_an_image_that_cannot_be_opened_is_left_to_mmdet(tmp_path):
     given = content(annotations=[], images=[dict(id=0, file_name='0.png', height=48, width=64)])
     assert check_config(tmp_path, given, pipeline=[dict(type='LoadImageFromFile')], metainfo=CLASSES).errors == []
+
+
+LOADS = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
+
+
+def config_of(folder, train=None, val=None, metric='CocoMetric', **changes):
+    """A config whose splits read the files given; ``changes`` are merged into it."""
+    check(folder, content())
+    for split, given in (('train', train), ('val', val)):
+        (folder / f'{split}.json').write_text(json.dumps(given or content()))
+    cfg = {
+        f'{split}_dataloader': dict(
+            dataset=dict(
+                type='CocoDataset',
+                data_root=str(folder),
+                ann_file=f'{split}.json',
+                data_prefix=dict(img=''),
+                metainfo=CLASSES,
+                pipeline=LOADS,
+            )
+        )
+        for split in ('train', 'val')
+    }
+    cfg['val_evaluator'] = dict(type=metric, ann_file=str(folder / 'val.json'), metric=['bbox', 'segm'])
+    cfg = Config(cfg)
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+def objects(**values):
+    """Valid content whose objects all have other values, with ids from 1."""
+    changed = content()
+    for number, item in enumerate(changed['annotations'], 1):
+        item.update({'iscrowd': 0, 'segmentation': [[10, 10, 20, 10, 20, 20, 10, 20]], **values, 'id': number})
+    return changed
+
+
+GOOD = objects()
+RLE = dict(size=[48, 64], counts=[490, *[10, 38] * 9, 10, 48 * 64 - 490 - 48 * 9 - 10])
+LEFT_CASES = {
+    'crowds': (objects(iscrowd=1), {}, '4 with iscrowd=1'),
+    'no area': (objects(area=0), {}, '4 smaller than one pixel'),
+    'run lengths': (
+        objects(segmentation=RLE),
+        {'train_dataloader.dataset.pipeline.1.poly2mask': False},
+        '4 with a run-length mask, which LoadAnnotations leaves out with poly2mask=False',
+    ),
+    'small images': (
+        GOOD,
+        {'train_dataloader.dataset.filter_cfg': dict(min_size=49)},
+        '4 in images below filter_cfg.min_size',
+    ),
+    'points': (objects(segmentation=[[1, 2]]), {}, '4 without a polygon of 3 points or more'),
+    'ignored': (objects(ignore=1), {}, '4 with "ignore"'),
+}
+
+
+@pytest.mark.parametrize('case', LEFT_CASES)
+def test_nothing_left_to_train_on_is_an_error(case, tmp_path):
+    train, changes, reason = LEFT_CASES[case]
+    cfg = config_of(tmp_path, train, GOOD, **changes)
+    with pytest.raises(UserError, match=f'^train_dataloader: none of 4 objects is left to train on: {reason}'):
+        checks.check_data(cfg, ('train', 'val'))
+    # What another part of the training data has is enough.
+    part = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[part, dict(part, ann_file='val.json', filter_cfg=None, pipeline=LOADS)]
+    )
+    checks.check_data(cfg, ('train', 'val'))
+
+
+def test_hardly_anything_left_is_a_warning(tmp_path, capsys):
+    train = objects(iscrowd=1)
+    train['annotations'][0]['iscrowd'] = 0
+    checks.check_data(config_of(tmp_path, train, GOOD), ('train', 'val'))
+    assert capsys.readouterr().err == (
+        'warning: train_dataloader: 1 of 4 objects are left to train on: 3 with iscrowd=1\n'
+    )
+
+
+def test_crowds_and_run_lengths_are_no_news_where_they_are_usual(tmp_path, capsys):
+    train = objects(segmentation=RLE)
+    train['annotations'][0] = dict(train['annotations'][0], iscrowd=1)
+    checks.check_data(config_of(tmp_path, train, GOOD), ('train', 'val'))
+    train = objects()
+    train['annotations'][0].update(iscrowd=1, segmentation=RLE)
+    checks.check_data(
+        config_of(tmp_path, train, GOOD, **{'train_dataloader.dataset.pipeline.1.poly2mask': False}), ('train', 'val')
+    )
+    assert capsys.readouterr().err == ''
+
+
+def test_all_splits_have_the_same_classes(tmp_path, capsys):
+    val = dict(GOOD, categories=list(reversed(GOOD['categories'])))
+    with pytest.raises(UserError, match="val.json: category 'dog' would get label 0.*Sort the categories of the file"):
+        checks.check_data(config_of(tmp_path, GOOD, val), ('train', 'val'))
+    # What the message of the file alone might suggest.
+    swapped = {'val_dataloader.dataset.metainfo': dict(classes=('dog', 'cat'))}
+    cfg = config_of(tmp_path, GOOD, val, **swapped)
+    with pytest.raises(UserError, match="val_dataloader has other classes than train_dataloader .'dog' is another"):
+        checks.check_data(cfg, ('train', 'val'))
+    checks.check_data(cfg, ('val',), ('dog', 'cat'))
+    with pytest.raises(UserError, match="val_dataloader has other classes than the checkpoint .'dog' is another"):
+        checks.check_data(cfg, ('val',), ('cat', 'dog'))
+    with pytest.raises(UserError, match='val_dataloader has other classes than the checkpoint .2 instead of 1.'):
+        checks.check_data(cfg, ('val',), ('dog',))
+    assert capsys.readouterr().err == ''
+    checks.check_data(cfg, ('val',), ('hound', 'cat'))
+    assert 'has other names of classes than the checkpoint' in capsys.readouterr().err
+
+
+def test_a_metric_needs_a_category_for_each_class(tmp_path):
+    val = dict(objects(category_id=1), categories=GOOD['categories'][:1])
+    with pytest.raises(UserError, match='1 classes of the config that are not among its categories: a prediction.*dog'):
+        checks.check_data(config_of(tmp_path, GOOD, val), ('train', 'val'))
+
+
+def test_a_metric_reads_the_images_that_it_gets_predictions_for(tmp_path, capsys):
+    cfg = config_of(tmp_path, GOOD, GOOD)
+    other = dict(GOOD, images=[dict(image, file_name=f'x{image["file_name"]}') for image in GOOD['images']])
+    (tmp_path / 'other.json').write_text(json.dumps(other))
+    cfg.val_evaluator.ann_file = str(tmp_path / 'other.json')
+    with pytest.raises(UserError, match='val_evaluator: 2 of the 2 images of val_dataloader are not in .*other.json'):
+        checks.check_data(cfg, ('train', 'val'))
+    more = dict(GOOD, images=[*GOOD['images'], dict(GOOD['images'][0], id=7)])
+    (tmp_path / 'other.json').write_text(json.dumps(more))
+    checks.check_data(cfg, ('val',))
+    assert (
+        'has 3 images and val_dataloader gives 2: the objects of the others count as never' in capsys.readouterr().err
+    )
+    cfg = config_of(tmp_path, GOOD, GOOD, **{'val_dataloader.dataset.indices': 1})
+    checks.check_data(cfg, ('val',))
+    assert 'has 2 images and val_dataloader gives 1' in capsys.readouterr().err
+    # The same file under another name.
+    (tmp_path / 'link.json').symlink_to('val.json')
+    cfg = config_of(tmp_path, GOOD, GOOD, **{'val_evaluator.ann_file': str(tmp_path / 'link.json')})
+    checks.check_data(cfg, ('val',))
+    assert capsys.readouterr().err == ''
+
+
+def without(key):
+    changed = objects()
+    del changed['annotations'][0][key]
+    return changed
+
+
+def with_ids(images=int, categories=int, numbers=int):
+    changed = objects()
+    for image in changed['images']:
+        image['id'] = images(image['id'])
+    for category in changed['categories']:
+        category['id'] = categories(category['id'])
+    for item in changed['annotations']:
+        item.update(
+            id=numbers(item['id']), image_id=images(item['image_id']), category_id=categories(item['category_id'])
+        )
+    return changed
+
+
+SQUARE = GOOD['annotations'][0]['segmentation']
+# Content of val.json -> what is said with CocoMetric, and with CocoBoundaryMetric; None for nothing.
+EVALUATION_CASES = {
+    'no iscrowd': (without('iscrowd'), '1 objects without iscrowd, which pycocotools fails on', None),
+    'iscrowd of null': (objects(iscrowd=None), '4 objects whose iscrowd is null', '4 objects whose iscrowd is null'),
+    'iscrowd as text': (objects(iscrowd='0'), '4 objects whose iscrowd is not 0 or 1', 'iscrowd is not 0 or 1'),
+    'a point first': (objects(segmentation=[[1, 2], *SQUARE]), '4 objects whose first polygon has fewer than 3', None),
+    'an empty polygon': (
+        objects(segmentation=[[]]),
+        '4 objects whose first polygon has fewer',
+        'without a polygon of 3',
+    ),
+    'a point last': (objects(segmentation=[*SQUARE, [1, 2]]), None, None),
+    'image ids as text': (with_ids(images=str), None, '2 images whose id is not a whole number'),
+    'image ids as names': (with_ids(images='im{}'.format), None, '2 images whose id is not a whole number'),
+    'halves': (with_ids(images=lambda i: i + 0.5), None, '2 images whose id is not a whole number'),
+    'whole floats': (with_ids(float, float, float), None, None),
+    'category ids as text': (with_ids(categories=str), None, '2 categories whose id is not a whole number'),
+    'object ids as names': (with_ids(numbers='a{}'.format), '4 objects whose id is not a number', None),
+    'object ids from 0': (with_ids(numbers=lambda i: i - 1), 'with an id that pycocotools takes for "no match"', None),
+    'good': (GOOD, None, None),
+    'no object': (dict(GOOD, annotations=[]), 'has no objects to evaluate with', 'has no objects to evaluate with'),
+}
+
+
+@pytest.mark.parametrize('metric', ['CocoMetric', 'CocoBoundaryMetric'])
+@pytest.mark.parametrize('case', EVALUATION_CASES)
+def test_what_a_metric_fails_on_or_counts_wrongly(case, metric, tmp_path, capsys):
+    val, *messages = EVALUATION_CASES[case]
+    message = messages[metric == 'CocoBoundaryMetric']
+    try:
+        checks.check_data(config_of(tmp_path, GOOD, val, metric), ('train', 'val'))
+        said = capsys.readouterr().err
+    except UserError as error:
+        said = f'{error}'
+    assert re.search(message, said) if message else said == '', said
+
+
+def test_a_file_that_is_only_trained_on_need_not_suit_a_metric(tmp_path, capsys):
+    for case in ('no iscrowd', 'iscrowd of null', 'a point first', 'image ids as names', 'object ids from 0'):
+        checks.check_data(config_of(tmp_path, EVALUATION_CASES[case][0], GOOD), ('train', 'val'))
+    assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'train_dataloader.dataset.ann_file': ['a', 'b']}, r"^train_dataloader: ann_file must be one path, got \['a'"),
+        ({'val_evaluator.ann_file': ['a', 'b']}, '^val_evaluator: ann_file must be one path, got'),
+        ({'train_dataloader.dataset.data_root': ['a']}, '^train_dataloader: data_root must be one path, got'),
+        ({'train_dataloader.dataset.data_prefix': ['a']}, '^train_dataloader: data_prefix must be a dict of folders'),
+    ],
+)
+def test_paths_that_are_none(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        checks.check_data(config_of(tmp_path, GOOD, GOOD, **changes), ('train', 'val'))
