@@ -56,6 +56,12 @@ TOGETHER = (
 )
 """Sections of which the runner takes all or none."""
 
+DICTS = (
+    *('model', 'optim_wrapper', 'default_hooks', 'visualizer'),
+    *(f'{split}_{part}' for split in ('train', 'val', 'test') for part in ('dataloader', 'cfg')),
+)
+"""Sections that are no list."""
+
 OLD_SECTIONS = {
     'checkpoint_config': 'default_hooks=dict(checkpoint=...)',
     'data': 'train_dataloader, val_dataloader and test_dataloader',
@@ -94,6 +100,9 @@ def check_sections(cfg: Config, splits: Sequence[str]) -> None:
             near = difflib.get_close_matches(key, set(cfg) - sections(), n=1)
             hint = f'; it has {near[0]!r}: a typo?' if near else ''
             raise UserError(f'the config has no {key}{hint}')
+    for key in DICTS:
+        if not isinstance(cfg.get(key) or {}, dict):
+            raise UserError(f'{key} must be a dict, got {cfg[key]!r}')
     for keys in TOGETHER:
         missing = [key for key in keys if cfg.get(key) is None]
         if 0 < len(missing) < len(keys):

@@ -125,6 +125,16 @@ OPTION_CASES = {
         "sampler.type: InfinitSampler .*'InfiniteSampler'",
     ),
     'data option': ('train_dataloader.dataset.filter_cgf.x=1', "CocoDataset has no option 'filter_cgf'.*'filter_cfg'"),
+    'classes of mmdet 2': (
+        "train_dataloader.dataset.classes=('a','b')",
+        "train_dataloader.dataset: CocoDataset has no option 'classes'; since mmdet 3 it is metainfo=dict.classes",
+    ),
+    'data option of nobody': ('train_dataloader.dataset.speed=9', "dataset: CocoDataset has no option 'speed'$"),
+    'loader of mmdet 2': ('train_dataloader.samples_per_gpu=2', "'samples_per_gpu'; since mmdet 3 it is batch_size"),
+    'files without a place': ('val_evaluator.format_only=True', 'format_only=True needs outfile_prefix, the path'),
+    'half a validation': ('val_cfg=None', 'the config has no val_cfg: the runner takes all of val_dataloader'),
+    'learning rate of mmdet 2': ('optimizer.lr=9', 'the config has optimizer, .*: it is optim_wrapper=dict.optimizer'),
+    'a list for a section': ('train_cfg=[1]', r'train_cfg must be a dict, got \[1\]$'),
     'transform typo': (
         'train_dataloader.dataset.pipeline.3.type=RandomFlipp',
         "train_dataloader.dataset.pipeline.3.type: RandomFlipp is not in .*did you mean 'RandomFlip'",

@@ -14,9 +14,11 @@ from mmdet_edge.errors import UserError
 from mmdet_edge.preflight import data as checks
 from mmdet_edge.preflight.annotations import check_annotations
 
-from ..test_reliability.conftest import CONFIGS, EDGE
+from ..test_reliability.conftest import EDGE
 from .test_annotations import check, content
 
+COCO = get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py')
+POLYGONS = get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_ms-poly-3x_coco.py')
 NUCLEI = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py')
 
 
@@ -133,12 +135,24 @@ def test_the_tools_tell(call, error_of, shapes, tmp_path, capsys):
     assert len(lines) == 2 and all(line.startswith(f'error: {data}/train.json: 1 ') for line in lines)
 
 
-@pytest.mark.parametrize('name', ['nuclei', 'coco_tiny'])
+@pytest.mark.parametrize('name', ['nuclei', 'animals', 'facade', 'coco_tiny'])
 def test_real_data_pass_without_a_word(name, real_data, capsys):
-    config = {'nuclei': 'r18_fpn_edge_1xb4-300i_nuclei', 'coco_tiny': 'r50_fpn_edge_1x_coco'}[name]
-    cfg = load(CONFIGS / f'mask-rcnn_{config}.py', data_root=str(real_data / name))
+    cfg = load(COCO if name == 'coco_tiny' else NUCLEI, data_root=str(real_data / name))
+    if name in ('animals', 'facade'):
+        categories = json.loads((real_data / name / 'train.json').read_text())['categories']
+        for split in ('train', 'val', 'test'):
+            cfg[f'{split}_dataloader'].dataset.metainfo = dict(classes=[item['name'] for item in categories])
     checks.check_data(cfg, ('train', 'val', 'test'))
     assert capsys.readouterr().err == ''
+
+
+def test_run_lengths_are_lost_by_configs_that_train_on_polygons(real_data):
+    cfg = load(POLYGONS, data_root=str(real_data / 'nuclei'))
+    nuclei = load(NUCLEI, data_root=str(real_data / 'nuclei'))
+    pipeline = cfg.train_dataloader.dataset.dataset.pipeline
+    cfg.train_dataloader.dataset = dict(nuclei.train_dataloader.dataset, pipeline=pipeline)
+    with pytest.raises(UserError, match='none of 7390 objects is left to train on: 7390 with a run-length mask'):
+        checks.check_data(cfg, ('train',))
 
 
 def test_lvis_has_names_of_its_own(tmp_path):
