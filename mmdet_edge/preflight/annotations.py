@@ -7,7 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -148,13 +148,17 @@ def check_annotations(path: str, uses: Sequence[Use]) -> Report:
 def _read(path: str, needs_objects: bool, report: Report) -> Optional[dict[str, Any]]:
     """Return the content of a file if it is one of COCO's."""
     data = Path(path).read_bytes()
+    # mmdet opens it as a text, and json finds no mark there.
     if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b'\0' in data[:4]:
         report.add(
             'error', 'starts with a byte order mark or is not in UTF-8: mmdet reads UTF-8 without that mark only'
         )
         return None
     try:
-        content = json.loads(data)
+        text = data.decode()
+        # COCO's file has half a gigabyte.
+        del data
+        content = json.loads(text)
     except ValueError as error:
         report.add('error', f'not JSON, or cut off ({error})')
         return None
@@ -231,6 +235,7 @@ class Mask(IntEnum):
     OTHER_SIZE = 6
     BROKEN = 7
     RUN_LENGTH = 8
+    NOT_READ = 9
 
 
 class Crowd(IntEnum):
@@ -258,15 +263,24 @@ class Objects:
         rows (array): Values of :data:`COLUMNS`, object by object.
     """
 
+    is_class: np.ndarray
+    """Whether its category is among the classes of the use that is checked."""
+    mask: np.ndarray
+    """:class:`Mask`, as the use that is checked reads it."""
+
     def __init__(self, ids: list[Any], rows: array) -> None:
         self.ids = ids
-        self.columns = dict(zip(COLUMNS, np.frombuffer(rows).reshape(-1, len(COLUMNS)).T)) if ids else {}
+        self.rows = np.frombuffer(rows).reshape(-1, len(COLUMNS)) if ids else np.zeros((0, len(COLUMNS)))
 
     def __getattr__(self, name: str) -> np.ndarray:
         """Return a column."""
         if name not in COLUMNS:
             raise AttributeError(name)
-        return self.columns.get(name, np.zeros(0))
+        return self.column(name)
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a column as it was read."""
+        return self.rows[:, COLUMNS.index(name)]
 
     def box_fit(self, x1: np.ndarray, y1: np.ndarray, x2: np.ndarray, y2: np.ndarray) -> np.ndarray:
         """Return whether a box, (N,) each, clipped to the image, is about that of the mask.
@@ -391,145 +405,113 @@ def _run_length(counts: Any) -> Optional[int]:
         return None
 
 
+class Level(Enum):
+    """What it means that a rule applies to an object."""
+
+    ERROR = 'the run would fail, or be wrong'
+    WARNING = 'it is taken as it is'
+    LEFT_OUT = 'a warning: it is not trained on'
+    AS_USUAL = 'it is not trained on, as it should be'
+
+
 class Rule(NamedTuple):
     """What is wrong with an object, or why it is not trained on."""
 
-    level: str
-    """'error', 'warning', or '' for what is as it should be."""
-    is_left_out: bool
-    """Whether mmdet does not train on such an object."""
+    level: Level
     text: str
     applies: Callable[[Objects, Use], Any]
     """Returns for each object, (N,), whether the rule applies."""
 
 
+def _is_outside(o: Objects, u: Use) -> np.ndarray:
+    beside = (o.left >= o.image_width) | (o.left + o.width <= 0)
+    return beside | (o.top >= o.image_height) | (o.top + o.height <= 0)
+
+
 def _has_another_box(o: Objects, u: Use) -> np.ndarray:
-    has_mask = u.with_masks & ((o.mask == Mask.POLYGON) | (o.mask == Mask.RUN_LENGTH)) & (o.x2 > o.x1)
+    has_mask = ((o.mask == Mask.POLYGON) | (o.mask == Mask.RUN_LENGTH)) & (o.x2 > o.x1)
     return has_mask & (o.crowd != Crowd.YES) & ~o.box_fit(o.left, o.top, o.left + o.width, o.top + o.height)
 
 
+def _has_corners_as_box(o: Objects, u: Use) -> np.ndarray:
+    return _has_another_box(o, u) & o.box_fit(o.left, o.top, o.width, o.height)
+
+
+def _is_lost_run_length(o: Objects, u: Use) -> np.ndarray:
+    return (o.mask == Mask.RUN_LENGTH) & (u.is_training and not u.poly2mask)
+
+
+def _is_in_small_image(o: Objects, u: Use) -> np.ndarray:
+    return (np.minimum(o.image_height, o.image_width) < u.min_size) & u.is_training
+
+
+def _starts_with_a_point(o: Objects, u: Use) -> np.ndarray:
+    return (o.mask < Mask.OTHER_SIZE) & (o.first <= 4) & u.is_pycocotools
+
+
+ERROR, WARNING, LEFT_OUT, AS_USUAL = Level
+NULL_CROWD = "objects whose iscrowd is null, which COCO's evaluation fails on: make it 0"
+NO_CROWD = 'objects without iscrowd, which pycocotools fails on: make it 0'
+NO_CLASS = 'objects of categories that are not among the classes of the config: left out'
+POINT_FIRST = 'objects whose first polygon has fewer than 3 points, which pycocotools fails on'
+NO_POLYGON = 'objects without a polygon of 3 points or more: not trained on, and never found in an evaluation'
+LOST_RUN_LENGTH = 'objects with a run-length mask, which LoadAnnotations leaves out with poly2mask=False'
+CORNERS = "objects whose bbox looks like x1, y1, x2, y2: COCO's is x, y, width, height"
+
 RULES = (
-    Rule('error', False, 'objects whose iscrowd is not 0 or 1', lambda o, u: o.crowd == Crowd.OTHER),
+    Rule(ERROR, 'objects whose iscrowd is not 0 or 1', lambda o, u: o.crowd == Crowd.OTHER),
+    Rule(ERROR, NULL_CROWD, lambda o, u: (o.crowd == Crowd.NULL) & bool(u.metric)),
+    Rule(ERROR, NO_CROWD, lambda o, u: (o.crowd == Crowd.NOT_THERE) & u.is_pycocotools),
+    Rule(AS_USUAL, 'with "ignore"', lambda o, u: (o.ignore > 0) & (not u.metric)),
+    Rule(LEFT_OUT, NO_CLASS, lambda o, u: ~o.is_class),
     Rule(
-        'error',
-        False,
-        "objects whose iscrowd is null, which COCO's evaluation fails on: make it 0",
-        lambda o, u: bool(u.metric) & (o.crowd == Crowd.NULL),
-    ),
-    Rule(
-        'error',
-        False,
-        'objects without iscrowd, which pycocotools fails on: make it 0',
-        lambda o, u: u.is_pycocotools & (o.crowd == Crowd.NOT_THERE),
-    ),
-    Rule('', True, 'with "ignore"', lambda o, u: (not u.metric) & (o.ignore > 0)),
-    Rule(
-        'warning',
-        True,
+        LEFT_OUT,
         'objects smaller than one pixel (width, height or area): left out',
         lambda o, u: (o.width < 1) | (o.height < 1) | (o.area <= 0),
     ),
+    Rule(LEFT_OUT, 'objects with a bbox outside their image: left out', _is_outside),
+    Rule(ERROR, 'objects without a segmentation', lambda o, u: o.mask == Mask.NOTHING),
+    Rule(ERROR, 'objects with a polygon that is not of finite numbers', lambda o, u: o.mask == Mask.NOT_FINITE),
     Rule(
-        'warning',
-        True,
-        'objects with a bbox outside their image: left out',
-        lambda o, u: (
-            (o.left >= o.image_width) | (o.top >= o.image_height) | (o.left + o.width <= 0) | (o.top + o.height <= 0)
-        ),
-    ),
-    Rule('error', False, 'objects without a segmentation', lambda o, u: u.with_masks & (o.mask == Mask.NOTHING)),
-    Rule(
-        'error',
-        False,
-        'objects with a polygon that is not of finite numbers',
-        lambda o, u: u.with_masks & (o.mask == Mask.NOT_FINITE),
-    ),
-    Rule(
-        'error',
-        False,
+        ERROR,
         'objects with a run-length mask of another size than their image',
-        lambda o, u: u.with_masks & (o.mask == Mask.OTHER_SIZE),
+        lambda o, u: o.mask == Mask.OTHER_SIZE,
     ),
+    Rule(ERROR, 'objects with a run-length mask that does not fill its size', lambda o, u: o.mask == Mask.BROKEN),
+    Rule(ERROR, POINT_FIRST, _starts_with_a_point),
+    Rule(LEFT_OUT, NO_POLYGON, lambda o, u: o.mask == Mask.NO_POLYGON),
+    Rule(AS_USUAL, 'with iscrowd=1', lambda o, u: o.crowd == Crowd.YES),
+    Rule(LEFT_OUT, LOST_RUN_LENGTH, _is_lost_run_length),
+    Rule(AS_USUAL, 'in images below filter_cfg.min_size', _is_in_small_image),
+    Rule(WARNING, 'objects with a polygon outside their image: an empty mask', lambda o, u: o.mask == Mask.OUTSIDE),
+    Rule(WARNING, 'objects with a polygon without an area: an empty mask', lambda o, u: o.mask == Mask.FLAT),
     Rule(
-        'error',
-        False,
-        'objects with a run-length mask that does not fill its size',
-        lambda o, u: u.with_masks & (o.mask == Mask.BROKEN),
-    ),
-    Rule(
-        'error',
-        False,
-        'objects whose first polygon has fewer than 3 points, which pycocotools fails on',
-        lambda o, u: u.is_pycocotools & u.with_masks & (o.mask < Mask.OTHER_SIZE) & (o.first <= 4),
-    ),
-    Rule(
-        'warning',
-        True,
-        'objects without a polygon of 3 points or more: not trained on, and never found in an evaluation',
-        lambda o, u: u.with_masks & (o.mask == Mask.NO_POLYGON),
-    ),
-    Rule('', True, 'with iscrowd=1', lambda o, u: o.crowd == Crowd.YES),
-    Rule(
-        'warning',
-        True,
-        'objects with a run-length mask, which LoadAnnotations leaves out with poly2mask=False',
-        lambda o, u: u.is_training & u.with_masks & (not u.poly2mask) & (o.mask == Mask.RUN_LENGTH),
-    ),
-    Rule(
-        '',
-        True,
-        'in images below filter_cfg.min_size',
-        lambda o, u: u.is_training & (np.minimum(o.image_height, o.image_width) < u.min_size),
-    ),
-    Rule(
-        'warning',
-        False,
-        'objects with a polygon outside their image: an empty mask',
-        lambda o, u: u.with_masks & (o.mask == Mask.OUTSIDE),
-    ),
-    Rule(
-        'warning',
-        False,
-        'objects with a polygon without an area: an empty mask',
-        lambda o, u: u.with_masks & (o.mask == Mask.FLAT),
-    ),
-    Rule(
-        'warning',
-        False,
+        WARNING,
         'objects with a run-length mask without a pixel: an empty mask',
-        lambda o, u: u.with_masks & (o.mask == Mask.RUN_LENGTH) & (o.x2 <= o.x1),
+        lambda o, u: (o.mask == Mask.RUN_LENGTH) & (o.x2 <= o.x1),
     ),
-    Rule(
-        'warning',
-        False,
-        "objects whose bbox looks like x1, y1, x2, y2: COCO's is x, y, width, height",
-        lambda o, u: _has_another_box(o, u) & o.box_fit(o.left, o.top, o.width, o.height),
-    ),
-    Rule('warning', False, 'objects whose bbox is not that of their mask (IoU below 0.5)', _has_another_box),
+    Rule(WARNING, CORNERS, _has_corners_as_box),
+    Rule(WARNING, 'objects whose bbox is not that of their mask (IoU below 0.5)', _has_another_box),
 )
 """The first rule that applies to an object is the one that is reported."""
-
-LEFT_OUT_CLASS = 'objects of categories that are not among the classes of the config: left out'
 
 
 def _check_objects(objects: Objects, names: list[str], use: Use, report: Report) -> None:
     """Report what the rules find, and count what is left to train on or to evaluate."""
     is_class = np.array([use.classes is None or name in use.classes for name in names] or [True])
-    if report.errors:
-        # They would say the same again.
-        is_class[:] = True
-    known = is_class[objects.category.astype(int)]
-    rules = (*RULES[:4], Rule('warning', True, LEFT_OUT_CLASS, lambda o, u: ~known), *RULES[4:])
-    found = np.full(len(objects.ids), len(rules))
-    for number, rule in reversed(list(enumerate(rules))):
-        found[np.asarray(rule.applies(objects, use), bool)] = number
+    # After an error in the classes it would be told twice.
+    objects.is_class = is_class[objects.category.astype(int)] | bool(report.errors)
+    objects.mask = objects.column('mask') if use.with_masks else np.full(len(objects.ids), Mask.NOT_READ)
+    found = np.full(len(objects.ids), len(RULES))
+    for number, rule in reversed(list(enumerate(RULES))):
+        found[rule.applies(objects, use)] = number
     reasons: Counter[str] = Counter()
-    for number, rule in enumerate(rules):
-        places = np.flatnonzero(found == number)
-        if rule.level and len(places):
-            report.merge(rule.level, rule.text, [objects.ids[place] for place in places])
-        if rule.is_left_out and len(places):
-            reasons[rule.text.removeprefix('objects ').split(':')[0]] = len(places)
+    for number, rule in enumerate(RULES):
+        ids = [objects.ids[place] for place in np.flatnonzero(found == number)]
+        if ids and rule.level is not AS_USUAL:
+            report.merge('error' if rule.level is ERROR else 'warning', rule.text, ids)
+        if ids and rule.level in (LEFT_OUT, AS_USUAL):
+            reasons[rule.text.removeprefix('objects ').split(':')[0]] = len(ids)
     report.left_out[use.where] = reasons
 
 

@@ -68,7 +68,9 @@ DATA = {'train': 'training', 'val': 'validation', 'test': 'test'}
 
 def _check_classes(roi_head: Any, dataset: Any, what: str) -> None:
     kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
-    classes = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}.get('classes')
+    given = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    # Of panoptic data, a RoI head predicts the things.
+    classes = given.get('thing_classes') or given.get('classes')
     if not isinstance(classes, (list, tuple)):
         return
     for name in ('bbox_head', 'mask_head'):

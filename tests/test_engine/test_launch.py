@@ -1,3 +1,4 @@
+import argparse
 import multiprocessing
 import sys
 import time
@@ -220,3 +221,32 @@ def test_distributed_on_gpus_is_left_to_mmengine(monkeypatch):
     monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
     cfg = load(NUCLEI, launcher='pytorch')
     assert cfg.launcher == 'pytorch' and 'model_wrapper_cfg' not in cfg
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'rank', 'checked', 'checks'),
+    [
+        ('none', None, False, True),
+        ('none', '3', False, True),
+        ('pytorch', '0', False, True),
+        ('pytorch', '1', False, False),
+        ('slurm', '8', False, False),
+        ('pytorch', '0', True, False),
+    ],
+)
+def test_a_job_is_checked_once(launcher, rank, checked, checks, monkeypatch):
+    for name in ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    if rank is not None:
+        monkeypatch.setenv('SLURM_PROCID' if launcher == 'slurm' else 'RANK', rank)
+    assert launch.checks_here(argparse.Namespace(launcher=launcher, checked=checked)) is checks
+
+
+@pytest.mark.parametrize('evaluator', ['one', 'several', 'own type'])
+def test_predictions_are_written_by_one_more_metric(evaluator):
+    metric = dict(type='CocoMetric', metric='segm')
+    given = {'one': metric, 'several': [metric], 'own type': dict(type='MyEvaluator', metrics=[metric])}[evaluator]
+    cfg = Config(dict(test_evaluator=given))
+    edits.use_dump(cfg, 'x.pkl')
+    expected = [metric, dict(type='mmdet.DumpDetResults', out_file_path='x.pkl')]
+    assert cfg.test_evaluator == (dict(given, metrics=expected) if evaluator == 'own type' else expected)

@@ -121,3 +121,19 @@ def test_torchvision_weights_need_torchvision(monkeypatch):
         checks.check_pretrained(ConfigDict(init_cfg=dict(type=PretrainedInit, checkpoint='/nowhere.pth')))
     model.backbone.init_cfg = None
     checks.check_pretrained(model)
+
+
+def test_the_classes_of_a_checkpoint_are_compared(weights, error_of, shapes, tmp_path):
+    classes = Config.fromfile(EDGE).test_dataloader.dataset.metainfo.classes
+    meta = dict(dataset_meta=dict(classes=(classes[1], classes[0], *classes[2:])))
+    torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'x.pth')
+    command = (
+        EDGE,
+        tmp_path / 'x.pth',
+        '--check',
+        '--work-dir',
+        tmp_path / 'run',
+        '--cfg-options',
+        f'data_root={shapes}',
+    )
+    assert 'test_dataloader has other classes than the checkpoint' in error_of('test.py', *command)

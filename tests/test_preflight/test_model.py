@@ -2,6 +2,7 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
+from mmdet_edge.errors import UserError
 from mmdet_edge.preflight.model import build_model
 
 from ..test_reliability.conftest import CONFIGS, EDGE
@@ -57,4 +58,29 @@ def test_a_shared_head_and_a_data_set_with_its_own_classes():
     cfg = Config.fromfile(EDGE)
     cfg.train_dataloader.dataset.metainfo = None
     with pytest.raises(ValueError, match='bbox_head has num_classes=6, but the training data have 80 classes'):
+        build_model(cfg)
+
+
+def test_a_panoptic_model_has_a_head_for_things():
+    cfg = Config.fromfile(EDGE)
+    for head in ('bbox_head', 'mask_head'):
+        cfg.model.roi_head[head].num_classes = 80
+    cfg.train_dataloader.dataset.update(type='CocoPanopticDataset', metainfo=None)
+    build_model(cfg)
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_the_data_that_are_evaluated_have_the_classes_of_the_model(split):
+    cfg = Config.fromfile(EDGE)
+    cfg[f'{split}_dataloader'].dataset.metainfo = dict(classes=('one', 'two'))
+    build_model(cfg)
+    word = dict(val='validation', test='test')[split]
+    with pytest.raises(UserError, match=f'bbox_head has num_classes=6, but the {word} data have 2 classes'):
+        build_model(cfg, (split,))
+
+
+def test_more_classes_than_the_data_have_are_an_error():
+    cfg = Config.fromfile(EDGE)
+    cfg.model.roi_head.bbox_head.num_classes = 80
+    with pytest.raises(UserError, match='bbox_head has num_classes=80, but the training data have 6 classes'):
         build_model(cfg)
