@@ -2,8 +2,13 @@
 
 import functools
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
+
+INTERRUPTED = 130
+"""Exit code of a process that Ctrl-C ended, as shells have it."""
 
 
 class UserError(ValueError):
@@ -11,15 +16,16 @@ class UserError(ValueError):
 
 
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """Decorate the ``main`` of a command line: print a :class:`UserError` as one line, without a traceback.
+    """Decorate the ``main`` of a command line: print a :class:`UserError` or Ctrl-C as one line, without a traceback.
 
-    In a distributed job only the first process of each node prints it.
+    A ``KeyboardInterrupt`` with a text is printed with it. In a distributed job only the first process of each node
+    prints.
 
     Args:
         main (Callable): Takes no arguments.
 
     Returns:
-        Callable: The same, which raises SystemExit instead of UserError.
+        Callable: The same, which raises SystemExit instead.
     """
 
     @functools.wraps(main)
@@ -32,6 +38,10 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             # torchrun ends all processes as soon as one has ended: wait for the one that prints.
             time.sleep(5)
             raise SystemExit(1) from None
+        except KeyboardInterrupt as stopped:
+            if environment_ranks()[1] == '0':
+                print(f'\n{stopped}' if f'{stopped}' else '\ninterrupted', file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
 
     return run
 
@@ -50,3 +60,15 @@ def environment_ranks() -> tuple[str, str]:
         if rank in os.environ:
             return os.environ[rank], os.environ.get(local_rank, '0')
     return '0', '0'
+
+
+def some(items: Iterable[Any], shown: int = 5) -> str:
+    """Return the first items, separated by commas."""
+    words = [f'{item}' for item in items]
+    return ', '.join(words[:shown]) + (', ...' if len(words) > shown else '')
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error on one line of at most 500 characters, or its type if it has none."""
+    text = ' '.join(f'{error}'.split()) or type(error).__name__
+    return text if len(text) < 500 else f'{text[:500]}...'

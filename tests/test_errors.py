@@ -19,7 +19,7 @@ def test_one_process_of_each_node_prints(launcher, monkeypatch):
     monkeypatch.setattr(errors.time, 'sleep', lambda seconds: None)
     for name in TORCHRUN + MPI:
         monkeypatch.delenv(name, raising=False)
-    # load_config sets LOCAL_RANK, whoever started the process; a Slurm task may start what starts the processes.
+    # The tools set LOCAL_RANK, whoever started the process; a Slurm task may start what starts the processes.
     for name in ('LOCAL_RANK', *SLURM):
         monkeypatch.setenv(name, '0')
     # The first process of a second node prints too: the file may be missing there only.

@@ -8,14 +8,14 @@ GPUS=${2:?usage: dist_train.sh CONFIG GPUS [options of train.py]}
 
 export PYTHONPATH="$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}"
 
-# A mistake is told in one line here, not once a process with torchrun's report behind it.
+# Checked once, here: a mistake is one line, not one for each process with torchrun's report behind it.
 python "$(dirname "$0")/train.py" "$CONFIG" "${@:3}" --check
 
-# In the place of this shell: who ends that, ends all processes.
+# In place of this shell, so that whoever ends it ends all processes.
 exec torchrun \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --master_port="${PORT:-29500}" \
     --nproc_per_node="$GPUS" \
-    "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "${@:3}"
+    "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch --checked "${@:3}"

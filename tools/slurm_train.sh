@@ -11,6 +11,7 @@ WORK_DIR=${4:?$USAGE}
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 
+# Rank 0 checks config, data and weights; if they fail, --kill-on-bad-exit ends the others.
 # SRUN_ARGS is a list of words.
 # shellcheck disable=SC2086
 PYTHONPATH="$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}" \

@@ -8,25 +8,20 @@ import mmdet_edge  # noqa: F401
 
 # isort: split
 from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
 
 from mmdet_edge.config.edits import use_boundary_metric, use_resume, use_safe_checkpoints
 from mmdet_edge.engine.hooks.atomic_checkpoint_hook import DISK_IS_FULL, CheckpointError
 from mmdet_edge.engine.launch import (
     add_common_arguments,
     build_runner,
-    load_config,
+    checks_here,
+    edit_config,
+    parse_arguments,
+    read_config,
 )
 from mmdet_edge.errors import UserError, one_line_errors
-from mmdet_edge.preflight.checks import (
-    check_amp,
-    check_checkpoint,
-    check_data,
-    check_keys,
-    check_model,
-    check_parts,
-    check_pretrained,
-    check_writable,
-)
+from mmdet_edge.preflight import check
 
 
 def stages(text: str) -> Union[str, list[int]]:
@@ -65,44 +60,13 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint, by default the latest one in the work dir',
+        help='resume from a checkpoint, by default the latest one in the work dir',
     )
-    return parser.parse_args()
+    return parse_arguments(parser)
 
 
-@one_line_errors
-def main() -> None:
-    """Train."""
-    args = parse_args()
-    setup_cache_size_limit_of_dynamo()
-    edge_stages = args.edge_stages or ('all' if args.edge else None)
-    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank, edge_stages)
-    check_keys(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
-    check_writable('work dir', cfg.work_dir)
-    if args.boundary:
-        use_boundary_metric(cfg, ('val',))
-    if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise UserError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
-        cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        use_resume(cfg, args.resume)
-
-    check_amp(cfg)
-    check_parts(cfg, ('train', 'val'))
-    check_data(cfg, ('train', 'val'))
-    check_pretrained(cfg.model)
-    model = check_model(cfg)
-    if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from, model, whole=bool(cfg.get('resume')))
-    # The runner builds its own.
-    del model
-    if args.check:
-        return
-    use_safe_checkpoints(cfg)
+def train(cfg: Config) -> None:
+    """Train; report in one line what the user can mend or resume."""
     try:
         build_runner(cfg).train()
     except CheckpointError as error:
@@ -111,7 +75,36 @@ def main() -> None:
         if error.errno not in DISK_IS_FULL:
             raise
         # Of the log, for example.
-        raise UserError(f'no space left: {error}. Free space and go on with --resume') from None
+        raise UserError(f'no space left: {error}. Free space and resume with --resume') from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f'interrupted: the same command with --resume continues from the latest checkpoint in {cfg.work_dir}'
+        ) from None
+
+
+@one_line_errors
+def main() -> None:
+    """Train."""
+    args = parse_args()
+    setup_cache_size_limit_of_dynamo()
+    edge_stages = args.edge_stages or ('all' if args.edge else None)
+    cfg = edit_config(read_config(args.config), args.cfg_options, args.work_dir, args.launcher, edge_stages)
+    if args.boundary:
+        use_boundary_metric(cfg, ('val',))
+    if args.amp:
+        cfg.optim_wrapper = dict(cfg.get('optim_wrapper') or {}, type='AmpOptimWrapper', loss_scale='dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise UserError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        use_resume(cfg, args.resume)
+    use_safe_checkpoints(cfg)
+
+    if checks_here(args):
+        check(cfg, ('train', 'val'))
+    if not args.check:
+        train(cfg)
 
 
 if __name__ == '__main__':

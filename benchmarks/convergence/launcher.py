@@ -36,7 +36,7 @@ from mmdet_edge.analysis.runs import read_run
 from mmdet_edge.config.edits import override_data_root
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
 from mmdet_edge.errors import UserError
-from mmdet_edge.preflight.checks import check_data, check_pretrained
+from mmdet_edge.preflight import check
 from mmdet_edge.version import __version__
 
 from . import processes
@@ -217,8 +217,7 @@ class Launcher:
 
     def _check(self, cfg: Config) -> None:
         if self.spec.protocol == 'full':
-            check_data(cfg, ('train', 'val'))
-            check_pretrained(cfg.model)
+            check(cfg, ('train', 'val'))
 
     def _start_waiting(self, missing: list[RunKey]) -> None:
         """Start as many of the missing runs as there are places for."""
@@ -338,8 +337,7 @@ class Launcher:
         self._place_files(cfg)
         cfg.work_dir = str(self.work_dir / 'detector')
         cfg.resume = True
-        check_data(cfg, ('train', 'val'))
-        check_pretrained(cfg.model)
+        check(cfg, ('train', 'val'))
         return cfg
 
     def _make_features(self) -> None:

@@ -36,7 +36,7 @@ from benchmarks.cost.timing import describe_machine, peak_memory, time_in_turn, 
 from mmdet_edge import EdgeLoss
 from mmdet_edge.errors import UserError, one_line_errors
 from mmdet_edge.models.losses.edge_filters import EDGE_FILTERS, get_edge_kernels
-from mmdet_edge.preflight.checks import check_writable
+from mmdet_edge.preflight.paths import check_writable
 
 GROWTH = {
     'masks': [dict(rois=n) for n in (0, 1, 4, 16, 64, 128, 256, 512, 1024)],

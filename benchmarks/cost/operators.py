@@ -32,7 +32,8 @@ from torch import Tensor
 
 from benchmarks.cost.timing import describe_machine, time_in_turn
 from mmdet_edge.compat.ops import SERVED
-from mmdet_edge.preflight.checks import check_writable, stop
+from mmdet_edge.errors import UserError, one_line_errors
+from mmdet_edge.preflight.paths import check_writable
 
 
 def make_calls(device: str) -> dict[str, Callable[[], Any]]:
@@ -118,6 +119,7 @@ def compare(paths: list[str]) -> Table:
     return table
 
 
+@one_line_errors
 def main() -> None:
     """Measure and write, or compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,7 +136,7 @@ def main() -> None:
         return
     for name in ('repeats', 'threads'):
         if getattr(args, name) < 1:
-            raise stop(f'--{name} must be at least 1, got {getattr(args, name)}')
+            raise UserError(f'--{name} must be at least 1, got {getattr(args, name)}')
     if args.out:
         check_writable('output', args.out, is_folder=False)
     torch.set_num_threads(args.threads)

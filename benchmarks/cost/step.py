@@ -40,9 +40,12 @@ from torch import nn
 from benchmarks.cost.timing import describe_machine, peak_memory, time_in_turn, time_ratio
 from mmdet_edge import apply_edge_agreement
 from mmdet_edge.config.edits import override_data_root
-from mmdet_edge.engine.launch import load_config
+from mmdet_edge.engine.launch import edit_config, read_config
 from mmdet_edge.errors import UserError, one_line_errors
-from mmdet_edge.preflight.checks import check_amp, check_data, check_pretrained, check_writable
+from mmdet_edge.preflight.checkpoint import check_pretrained
+from mmdet_edge.preflight.data import check_data
+from mmdet_edge.preflight.paths import check_writable
+from mmdet_edge.preflight.settings import check_amp
 
 
 def check_at_least_1(args: argparse.Namespace, *names: str) -> None:
@@ -52,9 +55,9 @@ def check_at_least_1(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f'--{name.replace("_", "-")} must be at least 1, got {getattr(args, name)}')
 
 
-def read_config(name: str, options: dict, data_root: str) -> Config:
+def load_config(name: str, options: dict, data_root: str) -> Config:
     """Read the config, with its data in ``data_root``."""
-    cfg = load_config(name, options)
+    cfg = edit_config(read_config(name), options)
     if data_root:
         override_data_root(cfg, cfg.get('data_root', ''), data_root)
     return cfg
@@ -220,7 +223,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     register_all_modules()
     MMLogger.get_current_instance().setLevel('ERROR')
-    cfg = read_config(args.config, args.cfg_options or {}, args.data_root)
+    cfg = load_config(args.config, args.cfg_options or {}, args.data_root)
     check_pretrained(cfg.model)
     check_amp(cfg)
     cfg.train_dataloader.batch_size = args.batch_size

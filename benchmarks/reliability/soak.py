@@ -31,7 +31,7 @@ from mmdet_edge import get_config_path
 from mmdet_edge.config.edits import use_safe_checkpoints
 from mmdet_edge.datasets import make_shapes_dataset
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
-from mmdet_edge.engine.launch import build_runner, load_config
+from mmdet_edge.engine.launch import build_runner, edit_config, read_config
 from mmdet_edge.errors import one_line_errors
 
 CONFIG = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py')
@@ -201,7 +201,7 @@ def train(steps: int, size: int, work_dir: Path) -> list[dict[str, float]]:
         'param_scheduler.1.end': steps,
         'log_level': 'WARNING',
     }
-    cfg = load_config(CONFIG, options, str(work_dir / 'run'))
+    cfg = edit_config(read_config(CONFIG), options, str(work_dir / 'run'))
     use_safe_checkpoints(cfg)
     runner = build_runner(cfg)
     hook = SoakHook(window)

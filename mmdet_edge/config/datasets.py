@@ -1,9 +1,9 @@
-"""What the config of a data set says."""
+"""Reading the data sets and metrics of a config."""
 
 from collections.abc import Iterator
 from typing import Optional
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 
 from mmdet_edge.config.types import type_of
 
@@ -22,11 +22,34 @@ def inner_datasets(dataset: Optional[ConfigDict]) -> Iterator[ConfigDict]:
         yield from inner_datasets(inner)
 
 
+def loading_step(dataset: ConfigDict, name: str) -> Optional[ConfigDict]:
+    """Return the first step of a pipeline whose type ends in a name, such as 'LoadAnnotations'; None without one.
+
+    Args:
+        dataset (ConfigDict): Config of the data set, without wrappers.
+        name (str): End of the type.
+    """
+    return next((step for step in dataset.get('pipeline') or [] if type_of(step)[1].endswith(name)), None)
+
+
 def loads_masks(dataset: ConfigDict) -> Optional[bool]:
-    """Tell whether the pipeline of a data set loads masks; None if it loads no annotations.
+    """Return whether the pipeline of a data set loads masks; None if it loads no annotations.
 
     Args:
         dataset (ConfigDict): Config of the data set, without wrappers.
     """
     loads = [step for step in dataset.get('pipeline') or [] if type_of(step)[1].endswith('LoadAnnotations')]
     return any(step.get('with_mask') for step in loads) if loads else None
+
+
+def evaluators_of(cfg: Config, split: str) -> list[ConfigDict]:
+    """Return the configs of the metrics of a split.
+
+    Args:
+        cfg (Config): The config.
+        split (str): 'val' or 'test'.
+    """
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    if isinstance(evaluators, dict) and 'metrics' in evaluators:
+        evaluators = evaluators['metrics']
+    return list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]

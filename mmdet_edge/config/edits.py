@@ -1,13 +1,15 @@
 """Edits of a parsed config that the command lines offer."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmdet_edge.errors import UserError
 
+from .datasets import evaluators_of, inner_datasets
 from .edge import import_mmdet_edge
 from .types import type_of
 
@@ -53,8 +55,7 @@ def use_boundary_metric(cfg: Config, splits: Sequence[str]) -> None:
     """
     changed = set()
     for split in ('val', 'test'):
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        for evaluator in evaluators_of(cfg, split):
             metrics = evaluator.get('metric', 'bbox')
             metrics = [metrics] if isinstance(metrics, str) else list(metrics)
             scope, name = type_of(evaluator)
@@ -70,12 +71,12 @@ def use_boundary_metric(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def use_resume(cfg: Config, checkpoint: str) -> None:
-    """Let a training go on where it was.
+    """Let a training run resume.
 
     Args:
-        cfg (Config): Changed in place. ``load_from`` counts as long as the work dir has nothing to go on from, so that
-            a job can be started and restarted by the same line.
-        checkpoint (str): Path or address; 'auto' for the latest one in the work dir.
+        cfg (Config): Changed in place. ``load_from`` counts as long as the work dir has no checkpoint, so that the same
+            line starts and restarts a job.
+        checkpoint (str): Path or URL; 'auto' for the latest one in the work dir.
     """
     work_dir = Path(cfg.work_dir)
     if checkpoint == 'auto' and not (work_dir / 'last_checkpoint').exists() and not any(work_dir.glob('*.pth')):
@@ -85,7 +86,7 @@ def use_resume(cfg: Config, checkpoint: str) -> None:
 
 
 def use_safe_checkpoints(cfg: Config) -> None:
-    """Save checkpoints so that a training killed at any moment goes on from a whole one, as if nothing had happened.
+    """Save checkpoints so that a training run killed at any moment resumes from an intact one, bit for bit.
 
     Args:
         cfg (Config): Changed in place where it says ``CheckpointHook``; any other hook stays.
@@ -101,3 +102,54 @@ def use_safe_checkpoints(cfg: Config) -> None:
         checkpoint['type'] = scope + 'AtomicCheckpointHook'
         cfg.default_hooks.random_state = dict(type=scope + 'RandomStateHook')
         import_mmdet_edge(cfg)
+
+
+def use_tta(cfg: Config) -> None:
+    """Wrap the model for test-time augmentation; without settings in the config, flip each image.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Raises:
+        UserError: If the model predicts masks, and the config has no ``tta_model`` that merges them.
+    """
+    if 'tta_model' not in cfg and cfg.model.get('roi_head', {}).get('mask_head'):
+        raise UserError(
+            "--tta: mmdet's DetTTAModel merges boxes but no masks; give the config a tta_model that does, or test "
+            'without --tta'
+        )
+    cfg.setdefault(
+        'tta_model',
+        dict(
+            type='DetTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        ),
+    )
+    datasets = list(inner_datasets((cfg.get('test_dataloader') or {}).get('dataset')))
+    if 'tta_pipeline' not in cfg and datasets:
+        meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        flips = dict(
+            type='TestTimeAug',
+            transforms=[
+                [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
+                [dict(type='PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
+            ],
+        )
+        cfg.tta_pipeline = [*deepcopy(datasets[0].pipeline[:-1]), flips]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
+
+
+def use_dump(cfg: Config, path: str) -> None:
+    """Let a test write its predictions to a pickle file.
+
+    Args:
+        cfg (Config): Changed in place.
+        path (str): The file.
+    """
+    dump = dict(type='mmdet.DumpDetResults', out_file_path=path)
+    metrics = [*evaluators_of(cfg, 'test'), dump]
+    given = cfg.get('test_evaluator')
+    has_own_type = isinstance(given, dict) and 'metrics' in given
+    cfg.test_evaluator = dict(given, metrics=metrics) if has_own_type else metrics

@@ -1,18 +1,18 @@
-"""What the ``type`` of a part of a config names, in each way that mmengine allows to write it."""
+"""Reading the ``type`` of a part of a config, in each way that mmengine allows to write it."""
 
 from typing import Any
 
 
 def type_of(cfg: Any) -> tuple[str, str]:
-    """Return what to put before a type of ours in the same place, and the name of a type.
+    """Return the scope prefix for a type of ours in the same place, and the name of the type.
 
     Args:
         cfg (ConfigDict): Part of a config.
 
     Returns:
         tuple[str, str]: '' where the config writes bare names, such as 'CocoMetric', and else 'mmdet.': a type with
-            another scope or a class (in mmengine's pure Python configs) need not stand where mmdet's are looked up. The
-            name comes without scope or module; 'None' if there is no type.
+            another scope or a class (in mmengine's pure Python configs) may be in a place where mmdet's are not looked
+            up. The name comes without scope or module; 'None' if there is no type.
     """
     given = cfg.get('type')
     if isinstance(given, str):

@@ -12,7 +12,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import Config
 from mmengine.utils import digit_version
 
-from mmdet_edge.preflight.model import read_checkpoint
+from mmdet_edge.preflight.checkpoint import read_checkpoint
 
 from .strict_loading import load_strictly
 

@@ -17,7 +17,7 @@ from mmengine.registry import Registry
 
 from mmdet_edge.models import EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
-from mmdet_edge.preflight.model import read_checkpoint
+from mmdet_edge.preflight.checkpoint import read_checkpoint
 
 from .strict_loading import load_strictly
 

@@ -1,4 +1,4 @@
-"""What the command lines train.py and test.py share: options, config, runner."""
+"""Starting train.py and test.py: options, config, process group, runner."""
 
 import argparse
 import atexit
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Optional, Union
@@ -25,24 +25,25 @@ from mmengine.utils import get_installed_path, is_installed
 from mmdet_edge.config.edge import apply_edge_agreement
 from mmdet_edge.config.edits import override_data_root
 from mmdet_edge.config.import_paths import repair_import_paths
-from mmdet_edge.errors import UserError
-from mmdet_edge.preflight.checks import check_names, sections
+from mmdet_edge.errors import UserError, environment_ranks
+from mmdet_edge.preflight.settings import check_names, sections
 
 # setuptools < 81 warns at each import, and mmengine cannot do without (see requirements.txt).
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that mmdet's train.py and test.py have in common."""
+    """Add the options that train.py and test.py have in common: mmdet's, and those of the checks."""
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         help='override settings of the config: key=value, nested as a.b.c=value, lists as key="[a,b]". data_root=DIR '
-        'moves every data set and annotation file that lies below the data_root of the config',
+        'replaces the data_root of the config in every path that begins with it',
     )
     parser.add_argument('--check', action='store_true', help='check config, data and weights, and start nothing')
+    parser.add_argument('--checked', action='store_true', help='skip the checks: the same command has just done them')
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -53,34 +54,30 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def load_config(
-    config: str,
-    cfg_options: Optional[dict] = None,
-    work_dir: Optional[str] = None,
-    launcher: str = 'none',
-    local_rank: int = 0,
-    edge_stages: Union[str, Sequence[int], None] = None,
-) -> Config:
-    """Read a config file and apply the common options.
+def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line, and set LOCAL_RANK where only ``--local_rank`` says it."""
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def checks_here(args: argparse.Namespace) -> bool:
+    """Return whether this process checks: once for a job, by rank 0, unless a script has done it (``--checked``)."""
+    return not args.checked and (args.launcher == 'none' or environment_ranks()[0] == '0')
+
+
+def read_config(config: Union[str, Path]) -> Config:
+    """Read a config file.
 
     Args:
-        config (str): Path of the file, or one of an installed package, such as 'mmdet::htc/htc_r50_fpn_1x_coco.py'.
-        cfg_options (dict, optional): Settings to override. Defaults to None.
-        work_dir (str, optional): Work dir. Defaults to None: the config's, or one named after the file.
-        launcher (str): Who started the processes of a distributed job. Defaults to 'none'.
-        local_rank (int): Rank on this machine, unless LOCAL_RANK says it. Defaults to 0.
-        edge_stages (str | Sequence[int], optional): Stages that get the edge loss, see
-            :func:`mmdet_edge.apply_edge_agreement`; the name of the default work dir then ends in '_edge', so that the
-            trainings with and without never share one. Defaults to None: the config as it is.
+        config (str | Path): The file, or one of an installed package, such as 'mmdet::htc/htc_r50_fpn_1x_coco.py'.
 
     Returns:
-        Config: The config, with ``launcher`` and ``work_dir`` set.
+        Config: The config.
 
     Raises:
-        UserError: If the config file does not exist, the environment cannot read it, a section or option is misspelt,
-            or the model cannot have the edge loss.
+        UserError: If the file does not exist, the environment cannot read it, or a section is misspelt.
     """
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))
     try:
         # What mmengine calls for a base such as 'mmdet::...'.
         is_installed('mmdet')
@@ -100,8 +97,35 @@ def load_config(
     except Exception as error:
         # A config is a program, which can fail in any way.
         raise UserError(f'{path} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}') from error
-    options = dict(cfg_options or {})
     check_names(cfg, sections(), f'{path} has', cutoff=0.85)
+    return cfg
+
+
+def edit_config(
+    cfg: Config,
+    cfg_options: Optional[dict] = None,
+    work_dir: Optional[str] = None,
+    launcher: str = 'none',
+    edge_stages: Union[str, Sequence[int], None] = None,
+) -> Config:
+    """Apply the options that the command lines have in common.
+
+    Args:
+        cfg (Config): Config that was read from a file; changed in place.
+        cfg_options (dict, optional): Settings to override. Defaults to None.
+        work_dir (str, optional): Work dir. Defaults to None: the config's, or one named after the file.
+        launcher (str): Who started the processes of a distributed job. Defaults to 'none'.
+        edge_stages (str | Sequence[int], optional): Stages that get the edge loss, see
+            :func:`mmdet_edge.apply_edge_agreement`; the name of the default work dir then ends in '_edge', so that the
+            training runs with and without never share one. Defaults to None: the config as it is.
+
+    Returns:
+        Config: The same config, with ``launcher`` and ``work_dir`` set.
+
+    Raises:
+        UserError: If an option is misspelt, the model cannot have the edge loss, or a distributed job cannot run here.
+    """
+    options = dict(cfg_options or {})
     check_names((key.split('.')[0] for key in options), sections() | set(cfg), '--cfg-options has', cutoff=0.8)
     if 'data_root' in options and 'data_root' in cfg:
         override_data_root(cfg, cfg.data_root, str(options.pop('data_root')))
@@ -109,7 +133,7 @@ def load_config(
         cfg.merge_from_dict(options)
     except (KeyError, TypeError) as error:
         raise UserError(f'--cfg-options {" ".join(options)}: {" ".join(str(error).split())}') from None
-    name = path.stem
+    name = Path(cfg.filename).stem
     if edge_stages is not None:
         try:
             apply_edge_agreement(cfg, stages=edge_stages)
@@ -122,7 +146,7 @@ def load_config(
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / name)
-    if cfg.launcher != 'none' and get_device() == 'cpu':
+    if launcher != 'none' and get_device() == 'cpu':
         distribute_on_cpu(cfg)
     return cfg
 
@@ -148,10 +172,10 @@ def find_config(config: str) -> Path:
 
 
 def distribute_on_cpu(cfg: Config) -> None:
-    """Prepare a distributed job on a machine without an accelerator.
+    """Configure a distributed job on a machine without an accelerator.
 
-    mmengine would put every process on its own GPU; with the process group there before the Runner, and the wrapper
-    told that there is no device, it trains with gloo.
+    mmengine would put every process on its own GPU; with this wrapper, and the process group there before the Runner,
+    it trains with gloo.
 
     Args:
         cfg (Config): Changed in place.
@@ -164,6 +188,16 @@ def distribute_on_cpu(cfg: Config) -> None:
             f'torch {torch.__version__} sees no GPU, and a distributed job on CPUs must be started by torchrun: use '
             f'tools/dist_train.sh or tools/dist_test.sh (got --launcher {cfg.launcher})'
         )
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+
+
+def _start_process_group(cfg: Config) -> None:
+    """Start gloo."""
     if os.environ['RANK'] == '0':
         print(f'torch {torch.__version__} sees no GPU: {os.environ["WORLD_SIZE"]} CPU processes with gloo', flush=True)
     timeout = (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout')
@@ -171,12 +205,6 @@ def distribute_on_cpu(cfg: Config) -> None:
     torch.distributed.init_process_group('gloo', timeout=timeout)
     # Left to the end of the interpreter, gloo's threads can abort a process that has done its work.
     atexit.register(_end_process_group)
-    cfg.model_wrapper_cfg = dict(
-        type='MMDistributedDataParallel',
-        device_ids=None,
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
 
 
 def _end_process_group() -> None:
@@ -186,18 +214,26 @@ def _end_process_group() -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that the config names, by default mmengine's."""
+    """Build the runner that the config names, by default mmengine's; on CPUs start gloo before."""
     end_children_with_this_process()
+    if cfg.get('launcher', 'none') != 'none' and get_device() == 'cpu':
+        _start_process_group(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 @functools.cache
 def end_children_with_this_process() -> None:
-    """Let the processes that load data end when this one is killed (Linux).
+    """Let the dataloader workers end with this process, even if it is killed (Linux).
 
-    PyTorch's notice that it is gone, and then wait, for good, until somebody reads what they have loaded: each holds
-    open the pipe that all of them write to, and masks are more than a pipe takes.
+    PyTorch's notice that it is gone, and then wait forever until somebody reads what they have loaded: each holds open
+    the pipe that all of them write to, and masks are more than a pipe takes.
     """
     if sys.platform == 'linux':
-        set_death_signal, option = ctypes.CDLL(None).prctl, 1
-        os.register_at_fork(after_in_child=lambda: set_death_signal(option, signal.SIGKILL))
+        os.register_at_fork(after_in_child=functools.partial(_end_with_parent, ctypes.CDLL(None).prctl))
+
+
+def _end_with_parent(prctl: Callable[[int, int], int]) -> None:
+    set_death_signal = 1
+    prctl(set_death_signal, signal.SIGKILL)
+    # Ctrl-C goes to all processes: the parent's line is enough.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

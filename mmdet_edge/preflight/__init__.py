@@ -1,1 +1,5 @@
-"""What is checked before a training or a test starts."""
+"""What is checked before a training run or a test starts."""
+
+from .checks import check
+
+__all__ = ['check']

@@ -28,7 +28,7 @@ from mmengine.registry import (
 )
 from torch.utils.data import DataLoader
 
-from .model import _one_line
+from mmdet_edge.errors import UserError, one_line
 
 REGISTRIES: dict[str, tuple[Registry, ...]] = {
     'batch_sampler': (DATA_SAMPLERS,),
@@ -68,6 +68,15 @@ TAKEN_BEFORE = {
 """Options that mmengine takes out before it constructs a part."""
 
 
+OLD_OPTIONS = {
+    'classes': 'metainfo=dict(classes=...)',
+    'img_prefix': 'data_prefix=dict(img=...)',
+    'samples_per_gpu': 'batch_size',
+    'workers_per_gpu': 'num_workers',
+}
+"""Option of mmdet 2 -> what has taken its place."""
+
+
 def check_parts(cfg: Config, splits: Sequence[str]) -> None:
     """Check the parts of a config beside the model: each type is looked up, its options compared with what it takes.
 
@@ -78,7 +87,7 @@ def check_parts(cfg: Config, splits: Sequence[str]) -> None:
         splits (Sequence[str]): Of 'train', 'val', 'test', those that will run.
 
     Raises:
-        ValueError: At the first type or option that there is not, or value that its part refuses; the message says
+        UserError: At the first type or option that there is not, or value that its part refuses; the message says
             where it is and, for a misspelling, what may be meant.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
@@ -121,17 +130,20 @@ def _default_type(where: str, part: dict) -> Any:
 
 def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> None:
     name = part.get('type') or _default_type(where, part)
-    kind = _find(name, part.get('_scope_'), registries) if isinstance(name, str) else name
+    kind = find_type(name, part.get('_scope_'), registries) if isinstance(name, str) else name
     if kind is None:
         registered = [key for registry in registries for key in _registered(registry)]
         hint = _hint(f'{name}'.split('.')[-1], registered, cutoff=0.6)
-        raise ValueError(f'{where}.type: {name} is not in the {registries[0].name} registry{hint}')
+        raise UserError(f'{where}.type: {name} is not in the {registries[0].name} registry{hint}')
     if inspect.isclass(kind):
         options, takes_others = _options(kind)
         for key in set(part) - TAKEN_BEFORE - options:
-            hint = _hint(key, options | {'type'}, cutoff=0.8)
+            hint = f'; since mmdet 3 it is {OLD_OPTIONS[key]}' if key in OLD_OPTIONS else ''
+            hint = hint or _hint(key, options | {'type'}, cutoff=0.8)
             if hint or not takes_others:
-                raise ValueError(f'{where}: {kind.__name__} has no option {key!r}{hint}')
+                raise UserError(f'{where}: {kind.__name__} has no option {key!r}{hint}')
+    if part.get('format_only') and not part.get('outfile_prefix'):
+        raise UserError(f'{where}: format_only=True needs outfile_prefix, the path that its files begin with')
     try:
         # A copy: what is built may take keys out of its config.
         if TRANSFORMS in registries and 'tokenizer_name' not in part:
@@ -147,10 +159,11 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
             )
     except Exception as error:
         # Whatever a constructor raises.
-        raise ValueError(f'{where}: {name} cannot be built: {_one_line(error)}') from error
+        raise UserError(f'{where}: {name} cannot be built: {one_line(error)}') from error
 
 
-def _find(name: str, scope: Optional[str], registries: tuple[Registry, ...]) -> Any:
+def find_type(name: str, scope: Optional[str], registries: tuple[Registry, ...]) -> Any:
+    """Return the class or function that a name stands for; None if there is none."""
     for registry in registries:
         try:
             with registry.switch_scope_and_registry(scope) as scoped:
@@ -178,9 +191,9 @@ def _options(kind: type) -> tuple[set[str], bool]:
             continue
         parameters = inspect.signature(vars(parent)['__init__']).parameters.values()
         names.update(parameter.name for parameter in parameters)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        takes_others = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        if not takes_others:
             break
-        takes_others = True
     return names - {'self', 'args', 'kwargs'}, takes_others
 
 

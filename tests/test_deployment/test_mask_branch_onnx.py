@@ -9,7 +9,7 @@ from mmengine.utils import get_installed_path
 
 from mmdet_edge.deployment import export_mask_branch, mask_branch_onnx
 from mmdet_edge.deployment.strict_loading import load_strictly
-from mmdet_edge.preflight.model import read_checkpoint
+from mmdet_edge.preflight.checkpoint import read_checkpoint
 
 from .conftest import run_tool
 

@@ -1,3 +1,4 @@
+import argparse
 import inspect
 import multiprocessing
 import sys
@@ -20,20 +21,25 @@ from mmdet_edge.errors import UserError
 NUCLEI = get_config_path('mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei.py')
 COCO = get_config_path('mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py')
 
+
+def load(config, *args, **options):
+    return launch.edit_config(launch.read_config(config), *args, **options)
+
+
 FORK = multiprocessing.get_context('fork')
 
 
 def test_config_and_work_dir():
-    cfg = launch.load_config(NUCLEI)
+    cfg = load(NUCLEI)
     assert cfg.work_dir == 'work_dirs/mask-rcnn_r18_fpn_edge_1xb4-300i_nuclei'
-    cfg = launch.load_config(NUCLEI, work_dir='x', cfg_options={'optim_wrapper.optimizer.lr': 1})
+    cfg = load(NUCLEI, work_dir='x', cfg_options={'optim_wrapper.optimizer.lr': 1})
     assert (cfg.work_dir, cfg.optim_wrapper.optimizer.lr) == ('x', 1)
 
 
 @pytest.mark.parametrize('config', [NUCLEI, COCO])
 @pytest.mark.parametrize('slash', ['', '/'])
 def test_data_root_moves_everything(config, slash):
-    cfg = launch.load_config(config, cfg_options=dict(data_root=f'elsewhere{slash}'))
+    cfg = load(config, cfg_options=dict(data_root=f'elsewhere{slash}'))
     assert cfg.train_dataloader.dataset.data_root == cfg.data_root == 'elsewhere/'
     for split in ('val', 'test'):
         assert cfg[f'{split}_dataloader'].dataset.data_root == 'elsewhere/'
@@ -52,7 +58,7 @@ def test_data_root_is_a_folder_not_a_prefix():
 def test_boundary_metric_for_any_config():
     baseline = get_installed_path('mmdet') + '/.mim/configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
     for config in (baseline, COCO):
-        cfg = launch.load_config(config)
+        cfg = load(config)
         edits.use_boundary_metric(cfg, ('val', 'test'))
         for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
             assert (evaluator.type, evaluator.metric) == ('CocoBoundaryMetric', ['bbox', 'segm', 'boundary'])
@@ -81,15 +87,15 @@ def test_boundary_metric_needs_mask_ap_in_the_split_that_runs(split, other):
 
 
 def test_config_of_an_installed_package():
-    cfg = launch.load_config('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
+    cfg = load('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
     assert cfg.work_dir == 'work_dirs/mask-rcnn_swin-t-p4-w7_fpn_1x_coco'
     assert cfg.model.backbone.type == 'SwinTransformer'
     with pytest.raises(
         UserError, match='config file not found: .*did you mean .*/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_c'
     ):
-        launch.load_config('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1xx_coco.py')
+        load('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1xx_coco.py')
     with pytest.raises(UserError, match="there is no installed package 'mmdett'; expected mmdet::FOLDER/CONFIG.py"):
-        launch.load_config('mmdett::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
+        load('mmdett::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
 
 
 @pytest.mark.parametrize(
@@ -102,14 +108,14 @@ def test_config_of_an_installed_package():
 )
 def test_edge_for_any_config(stages, work_dir, types):
     options = {'model.roi_head.mask_head.2.loss_edge.loss_weight': 2}
-    cfg = launch.load_config('mmdet::htc/htc_r50_fpn_1x_coco.py', options, edge_stages=stages)
+    cfg = load('mmdet::htc/htc_r50_fpn_1x_coco.py', options, edge_stages=stages)
     heads = cfg.model.roi_head.mask_head
     assert [head.type for head in heads] == types[:3]
     assert heads[2].loss_edge == dict(loss_weight=2)
     assert cfg.custom_imports.imports == ['mmdet_edge']
     # Not that of the training without: --resume would go on with its checkpoint.
     assert cfg.work_dir == f'work_dirs/{work_dir}'
-    assert launch.load_config(COCO, work_dir='x', edge_stages='all').work_dir == 'x'
+    assert load(COCO, work_dir='x', edge_stages='all').work_dir == 'x'
 
 
 @pytest.mark.parametrize(
@@ -126,7 +132,7 @@ def test_edge_for_any_config(stages, work_dir, types):
 )
 def test_edge_where_it_cannot_be(config, stages, message):
     with pytest.raises(UserError, match=f'^--edge: .*{message}'):
-        launch.load_config(config, edge_stages=stages)
+        load(config, edge_stages=stages)
 
 
 def test_resume(tmp_path):
@@ -142,7 +148,7 @@ def test_resume(tmp_path):
 
 
 def test_safe_checkpoints():
-    cfg = launch.load_config(COCO)
+    cfg = load(COCO)
     plain = dict(cfg.default_hooks.checkpoint)
     edits.use_safe_checkpoints(cfg)
     assert cfg.default_hooks.checkpoint == dict(plain, type='AtomicCheckpointHook')
@@ -192,14 +198,14 @@ def test_children_end_with_a_process_that_is_killed():
 def test_missing_base(tmp_path):
     (tmp_path / 'mine.py').write_text("_base_ = './nowhere.py'")
     with pytest.raises(UserError, match='mine.py inherits from a file that does not exist: .*nowhere.py'):
-        launch.load_config(tmp_path / 'mine.py')
+        load(tmp_path / 'mine.py')
 
 
 def test_missing_config_names_the_nearest():
     with pytest.raises(UserError, match='config file not found: .*did you mean .*edge_1x_coco.py'):
-        launch.load_config(COCO.replace('1x', '1xx'))
+        load(COCO.replace('1x', '1xx'))
     with pytest.raises(UserError, match='config file not found: nowhere/x.py'):
-        launch.load_config('nowhere/x.py')
+        load('nowhere/x.py')
 
 
 def test_old_setuptools_is_needed(monkeypatch):
@@ -208,7 +214,7 @@ def test_old_setuptools_is_needed(monkeypatch):
     # An import of it fails.
     monkeypatch.setitem(sys.modules, 'pkg_resources', None)
     with pytest.raises(UserError, match="pip install 'setuptools<81'"):
-        launch.load_config(NUCLEI)
+        load(NUCLEI)
 
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm'])
@@ -216,10 +222,39 @@ def test_distributed_on_cpu_needs_torchrun(launcher, monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
     monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
     with pytest.raises(UserError, match=f'use tools/dist_train.sh.*--launcher {launcher}'):
-        launch.load_config(NUCLEI, launcher=launcher)
+        load(NUCLEI, launcher=launcher)
 
 
 def test_distributed_on_gpus_is_left_to_mmengine(monkeypatch):
     monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
-    cfg = launch.load_config(NUCLEI, launcher='pytorch')
+    cfg = load(NUCLEI, launcher='pytorch')
     assert cfg.launcher == 'pytorch' and 'model_wrapper_cfg' not in cfg
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'rank', 'checked', 'checks'),
+    [
+        ('none', None, False, True),
+        ('none', '3', False, True),
+        ('pytorch', '0', False, True),
+        ('pytorch', '1', False, False),
+        ('slurm', '8', False, False),
+        ('pytorch', '0', True, False),
+    ],
+)
+def test_a_job_is_checked_once(launcher, rank, checked, checks, monkeypatch):
+    for name in ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    if rank is not None:
+        monkeypatch.setenv('SLURM_PROCID' if launcher == 'slurm' else 'RANK', rank)
+    assert launch.checks_here(argparse.Namespace(launcher=launcher, checked=checked)) is checks
+
+
+@pytest.mark.parametrize('evaluator', ['one', 'several', 'own type'])
+def test_predictions_are_written_by_one_more_metric(evaluator):
+    metric = dict(type='CocoMetric', metric='segm')
+    given = {'one': metric, 'several': [metric], 'own type': dict(type='MyEvaluator', metrics=[metric])}[evaluator]
+    cfg = Config(dict(test_evaluator=given))
+    edits.use_dump(cfg, 'x.pkl')
+    expected = [metric, dict(type='mmdet.DumpDetResults', out_file_path='x.pkl')]
+    assert cfg.test_evaluator == (dict(given, metrics=expected) if evaluator == 'own type' else expected)

@@ -20,7 +20,7 @@ from mmengine.fileio.handlers import YamlHandler
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmdet_edge.engine.launch import build_runner, load_config
+from mmdet_edge.engine.launch import build_runner, edit_config, read_config
 
 from . import hostile
 from .conftest import EDGE, ROOT
@@ -166,7 +166,7 @@ def test_the_config_text_in_a_checkpoint_is_not_run(weights, shapes, tmp_path):
     text = hostile.touch(marker)
     meta = dict(epoch=0, iter=1, config=text)
     torch.save(dict(state_dict=weights, meta=meta, message_hub=MessageHub('hostile').state_dict()), path)
-    runner = build_runner(load_config(EDGE, dict(data_root=str(shapes)), work_dir=str(tmp_path / 'run')))
+    runner = build_runner(edit_config(read_config(EDGE), dict(data_root=str(shapes)), str(tmp_path / 'run')))
     runner.resume(str(path))
     assert runner.iter == 1 and not marker.exists()
     # What mmengine's resume would have done with it.
@@ -331,5 +331,5 @@ def test_a_config_that_mmengine_wrote_as_yaml_is_read(tmp_path):
     cfg.pairs = [(1, 2), dict(nested=((3,), [4]))]
     cfg.dump(str(tmp_path / 'x.yaml'))
     assert '!!python/tuple' in (tmp_path / 'x.yaml').read_text()
-    read = load_config(str(tmp_path / 'x.yaml'), work_dir='x')
+    read = edit_config(read_config(tmp_path / 'x.yaml'), work_dir='x')
     assert read.to_dict() == dict(cfg.to_dict(), launcher='none', work_dir='x')

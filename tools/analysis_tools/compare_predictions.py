@@ -34,9 +34,10 @@ from mmdet_edge.analysis.prediction_figures import (
     load_truth,
 )
 from mmdet_edge.engine.atomic_local_backend import AtomicLocalBackend
-from mmdet_edge.engine.launch import load_config
+from mmdet_edge.engine.launch import edit_config, read_config
 from mmdet_edge.errors import UserError, one_line_errors
-from mmdet_edge.preflight.checks import check_checkpoint, check_data, check_keys, check_model, check_writable
+from mmdet_edge.preflight import check
+from mmdet_edge.preflight.paths import check_writable
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,11 +60,12 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load(config: str, options: dict) -> Config:
-    """Read a config and check its data."""
-    cfg = load_config(config, options)
-    check_keys(cfg, 'model', 'test_dataloader')
-    check_data(cfg, ('test',))
+def load(config: str, checkpoint: str, options: dict) -> Config:
+    """Read a config, and check it with its data and weights."""
+    cfg = edit_config(read_config(config), options)
+    # Nothing is written there.
+    cfg.work_dir = None
+    check(cfg, ('test',), checkpoint)
     return cfg
 
 
@@ -168,9 +170,7 @@ def main() -> None:
     out = Path(args.out or 'comparison/predictions')
     check_writable('--out', out)
     checkpoints = [args.checkpoint_a, args.checkpoint_b]
-    configs = [load(config, args.cfg_options or {}) for config in (args.config_a, args.config_b)]
-    for config, checkpoint in zip(configs, checkpoints):
-        check_checkpoint(checkpoint, check_model(config))
+    configs = [load(*pair, args.cfg_options or {}) for pair in zip((args.config_a, args.config_b), checkpoints)]
     names = names_of(args)
     dataset = build_dataset(*configs)
     models = [init_detector(c, checkpoint, device=get_device()) for c, checkpoint in zip(configs, checkpoints)]

@@ -13,7 +13,7 @@ from mmdet_edge import edge_loss
 from mmdet_edge.datasets.shapes import SHAPES, rasterise
 from mmdet_edge.errors import one_line_errors
 from mmdet_edge.models.losses.edge_filters import filter_masks, get_edge_kernels
-from mmdet_edge.preflight.checks import check_writable
+from mmdet_edge.preflight.paths import check_writable
 
 
 @one_line_errors

@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmdet_edge.engine.launch import add_common_arguments, build_runner, load_config
+from mmdet_edge.engine.launch import (
+    add_common_arguments,
+    build_runner,
+    checks_here,
+    edit_config,
+    parse_arguments,
+    read_config,
+)
 from mmdet_edge.errors import UserError, one_line_errors
 from mmdet_edge.evaluation.mask_branch import check_mask_branch, evaluate_mask_branch
-from mmdet_edge.preflight.checks import (
-    check_checkpoint,
-    check_data,
-    check_keys,
-    check_model,
-    check_parts,
-    check_writable,
-)
+from mmdet_edge.preflight import check
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,22 +33,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file or address')
     add_common_arguments(parser)
     parser.add_argument('--out', help='JSON file for the values')
-    return parser.parse_args()
+    return parse_arguments(parser)
 
 
 @one_line_errors
 def main() -> None:
     """Evaluate; print a table and write the values."""
     args = parse_args()
-    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
-    check_keys(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
-    check_writable('work dir', cfg.work_dir)
-    if args.out:
-        check_writable('--out', args.out, is_folder=False)
+    cfg = edit_config(read_config(args.config), args.cfg_options, args.work_dir, args.launcher)
     cfg.load_from = args.checkpoint
-    check_checkpoint(args.checkpoint, check_model(cfg))
-    check_parts(cfg, ('test',))
-    check_data(cfg, ('test',))
+    if checks_here(args):
+        check(cfg, ('test',), args.checkpoint, outputs={'--out': args.out})
     if args.check:
         return
     runner = build_runner(cfg)

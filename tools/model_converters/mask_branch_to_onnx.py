@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from mmdet_edge.deployment import export_mask_branch
-from mmdet_edge.engine.launch import load_config
+from mmdet_edge.engine.launch import read_config
 from mmdet_edge.errors import UserError, one_line_errors
-from mmdet_edge.preflight.checks import check_checkpoint
+from mmdet_edge.preflight.checkpoint import check_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Export, and print what was written."""
     args = parse_args()
-    cfg = load_config(args.config)
+    cfg = read_config(args.config)
     check_checkpoint(args.checkpoint)
     try:
         checked = export_mask_branch(cfg, args.checkpoint, args.out)

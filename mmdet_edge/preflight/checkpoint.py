@@ -1,0 +1,166 @@
+"""Checks of the weights that a run starts from."""
+
+import importlib.util
+import pickle
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import BaseTTAModel
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+
+from mmdet_edge.config.types import type_of
+from mmdet_edge.errors import UserError, one_line, some
+
+from .paths import exists, is_local
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read the checkpoint of a model into main memory, without running what it may hold.
+
+    Args:
+        path (str): Path or URL.
+
+    Returns:
+        dict[str, Any]: As mmengine writes it, with ``state_dict``; that of a bare state dict too.
+
+    Raises:
+        UserError: If it cannot be loaded, or has no weights; the message says why.
+    """
+    content = _load(path)
+    if isinstance(content, dict):
+        content = content if 'state_dict' in content else dict(state_dict=content)
+        weights = content['state_dict']
+        if isinstance(weights, dict) and any(isinstance(value, torch.Tensor) for value in weights.values()):
+            return content
+    raise UserError(f'{path} is not a checkpoint of a model: it has no state_dict with weights')
+
+
+def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> Optional[Sequence[str]]:
+    """Check that a file is a checkpoint that can be loaded without running it, and that it fits a model.
+
+    Args:
+        path (str): A file on this machine.
+        model (nn.Module, optional): The model to fit; takes the weights. Defaults to None: not compared.
+        whole (bool): Whether the model needs all of its weights, as for a test. To train on, one is enough. Defaults to
+            True.
+
+    Returns:
+        Sequence[str] | None: The classes that the model was trained on, where a model is given and the file says them.
+
+    Raises:
+        UserError: If it cannot be loaded, or does not fit; the message says why.
+    """
+    if model is None:
+        _load(path)
+        return None
+    # mmengine loads the weights of a model for test-time augmentation into the one inside.
+    model = model.module if isinstance(model, BaseTTAModel) else model
+    content = read_checkpoint(path)
+    weights = {re.sub(r'^module\.', '', key): value for key, value in content['state_dict'].items()}
+    try:
+        # Loaded, not compared by name: a model may rename what it is given, as those that learn from a teacher do.
+        missing = model.load_state_dict(weights, strict=False).missing_keys
+    except RuntimeError as error:
+        # The name fits, the shape does not.
+        if not whole:
+            return None
+        raise UserError(
+            f'{path} does not fit the model, as if of other classes or another config: {one_line(error)}'
+        ) from None
+    if {name for name, _ in model.named_parameters()} <= set(missing):
+        raise UserError(
+            f'nothing in {path} fits the model ({type(model).__name__}); it has {some(sorted(weights), 3)}: it is of '
+            'another architecture'
+        )
+    if whole and missing:
+        raise UserError(
+            f'{path} lacks {len(missing)} of the {len(model.state_dict())} weights of the model: {some(missing, 3)}. '
+            'It is of another architecture, or of a part of the model'
+        )
+    classes = ((content.get('meta') or {}).get('dataset_meta') or {}).get('classes')
+    return classes if isinstance(classes, (list, tuple)) else None
+
+
+def _load(path: str) -> Any:
+    try:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f'{path} is not a checkpoint, or holds more than weights and numbers, which could run code; nothing of it '
+            f'was run ({_reason(error)})'
+        ) from None
+    except Exception as error:
+        raise UserError(f'{path} cannot be loaded: cut off, damaged or not a checkpoint ({one_line(error)})') from None
+
+
+def _reason(error: BaseException) -> str:
+    """Return what torch's long message says at its core."""
+    found = re.search(r'(?:Unsupported|Trying|Can only|a checkpoint may)[^\n]*', f'{error}')
+    return (found.group() if found else one_line(error)).split(' was not an allowed')[0]
+
+
+def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> Optional[Sequence[str]]:
+    """Check that a checkpoint file is there, can be loaded and fits; URLs (``https://...``) are left to mmengine.
+
+    A folder with the name of a checkpoint, as DeepSpeed and FSDP write it, is left to mmengine too.
+
+    Args:
+        path (str): Path or URL.
+        model (nn.Module, optional): What it must fit. Defaults to None: not compared.
+        whole (bool): Whether it must have all weights of the model. Defaults to True.
+
+    Returns:
+        Sequence[str] | None: Its classes, where a model is given and the file says them.
+
+    Raises:
+        UserError: If it is not a file, would run code, is damaged or does not fit.
+    """
+    if Path(path).suffix == '.pth' and Path(path).is_dir():
+        return None
+    if not exists('', path, Path.is_file):
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        found = sorted(p.name for p in folder.glob('*.pth')) if folder.is_dir() else []
+        hint = f'; {folder} has {", ".join(found)}' if found else ''
+        raise UserError(f'checkpoint not found: {path}{hint}')
+    return check_weights(path, model, whole) if is_local(path) else None
+
+
+def check_pretrained(model: ConfigDict) -> None:
+    """Check that the weights a training starts from can be had.
+
+    Args:
+        model (ConfigDict): Config of the model.
+
+    Raises:
+        UserError: If one is a ``torchvision://`` model and torchvision is not installed, or a file that does not
+            exist.
+    """
+    for name, init_cfg in _init_cfgs(model, 'model'):
+        checkpoint = init_cfg.get('checkpoint') or ''
+        if checkpoint.startswith('torchvision://') and not importlib.util.find_spec('torchvision'):
+            raise UserError(
+                f'{name} is {checkpoint}, but torchvision is not installed: install the release that fits your torch '
+                f'{torch.__version__}, or start from random weights with --cfg-options {name}=None'
+            )
+        if checkpoint and not exists('', checkpoint):
+            raise UserError(f'weights not found: {name} is {checkpoint}')
+        if checkpoint and is_local(checkpoint):
+            check_checkpoint(checkpoint)
+
+
+def _init_cfgs(cfg: Any, name: str) -> Iterator[tuple[str, dict]]:
+    """Yield the name and config of every pretrained ``init_cfg`` of a model."""
+    if isinstance(cfg, dict):
+        # The class has another name than in the registry.
+        if type_of(cfg)[1] in ('Pretrained', 'PretrainedInit'):
+            yield name, cfg
+        for key, value in cfg.items():
+            yield from _init_cfgs(value, f'{name}.{key}')
+    elif isinstance(cfg, (list, tuple)):
+        for index, value in enumerate(cfg):
+            yield from _init_cfgs(value, f'{name}.{index}')

@@ -1,0 +1,42 @@
+"""Whether files and folders are there, and can be written."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmdet_edge.errors import UserError
+
+
+def is_local(path: str) -> bool:
+    """Return whether a path is one of this machine, and no URL."""
+    return '://' not in path and not path.startswith('s3:')
+
+
+def exists(root: str, path: str, is_there: Callable[[Path], bool] = Path.exists) -> bool:
+    """Return whether a file or folder exists; what is not on this machine's disk is given the benefit of the doubt."""
+    path = path if Path(path).is_absolute() or not is_local(path) else os.path.join(root, path)
+    return not is_local(path) or is_there(Path(path))
+
+
+def check_writable(what: str, path: Any, is_folder: bool = True) -> None:
+    """Check that a folder or file can be written, before hours are spent on what goes there; nothing is made.
+
+    Args:
+        what (str): Name of the option or setting; opens the error message.
+        path (str | Path): The folder or file.
+        is_folder (bool): Whether it is a folder. Defaults to True.
+
+    Raises:
+        UserError: If it is of the other kind, cannot be made, or cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() and path.is_dir() != is_folder:
+        raise UserError(f'{what} must be a {"folder, got the file" if is_folder else "file, got the folder"} {path}')
+    there = path
+    while not there.exists():
+        there = there.parent
+    if there != path and not there.is_dir():
+        raise UserError(f'{what}: {path} cannot be made, as {there} is a file')
+    if not os.access(there, os.W_OK):
+        raise UserError(f'{what}: no permission to write {there}')
