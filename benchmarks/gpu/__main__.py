@@ -1,0 +1,194 @@
+"""Test, measure and train on a GPU, within a given time; print a summary at the end.
+
+The stages come in the order of their importance: it works (tests and command lines), what it costs (time and memory
+against plain Mask R-CNN), what it gains (full training runs with several seeds). Each has its share of the time; a
+task that fails or reaches its limit does not stop the next. Needs no network.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cost.timing import describe_machine
+from mmdet_edge.errors import UserError, one_line_errors
+from mmdet_edge.version import __version__
+
+from .stages import ROOT, Task, it_works, what_it_costs, what_it_gains
+
+SHARES = {'it works': 0.25, 'what it costs': 0.3, 'what it gains': 0.45}
+"""Share of the time that each stage may take; what one leaves over goes to the next."""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.gpu', description=__doc__)
+    parser.add_argument('out', type=Path, help='folder for the summary, the log and the results')
+    parser.add_argument('--minutes', type=float, default=9, help='time for everything (default: 9)')
+    parser.add_argument('--device', default='cuda', help="'cpu' rehearses with small sizes (default: cuda)")
+    parser.add_argument('--data', type=Path, help='folder with animals/ and weights/ (default: generated images)')
+    return parser.parse_args()
+
+
+def run(task: Task, limit: float, log: Any) -> dict[str, Any]:
+    """Run a task in a process group of its own, and end all of it at its limit.
+
+    Args:
+        task (Task): What to run.
+        limit (float): Seconds that are left.
+        log (file): Receives what it prints.
+
+    Returns:
+        dict[str, Any]: ``task``, ``status`` ('passed', 'failed', 'timed out' or 'no time left'), ``seconds``, and
+        ``result``, what the command wrote as JSON.
+    """
+    limit = min(task.seconds, limit)
+    record: dict[str, Any] = dict(task=task.name, command=' '.join(task.command), status='no time left', seconds=0.0)
+    if limit < 5:
+        return record
+    log.write(f'\n$ {record["command"]}\n')
+    log.flush()
+    start = time.monotonic()
+    process = subprocess.Popen(
+        task.command, cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        record['status'] = 'passed' if process.wait(limit) == 0 else 'failed'
+    except subprocess.TimeoutExpired:
+        record['status'] = 'passed' if task.may_time_out else 'timed out'
+    finally:
+        end(process)
+    record['seconds'] = round(time.monotonic() - start, 1)
+    if task.result and task.result.is_file():
+        record['result'] = json.loads(task.result.read_text())
+    return record
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a task: this checkout first, and this interpreter's programs, such as torchrun."""
+    path = f'{Path(sys.executable).parent}:{os.environ.get("PATH", "")}'
+    return {**os.environ, 'PATH': path, 'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}'}
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process and all that it started: first politely, so that it can finish a line of its results."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def run_stage(name: str, tasks: Iterable[Task], deadline: float, out: Path, results: dict) -> None:
+    """Run the tasks of a stage, writing the results after each.
+
+    Args:
+        name (str): Of the stage.
+        tasks (Iterable[Task]): In order.
+        deadline (float): On the monotonic clock.
+        out (Path): Folder of the results.
+        results (dict): Extended in place.
+    """
+    records = results['stages'][name] = []
+    with (out / 'log.txt').open('a') as log:
+        for task in tasks:
+            record = run(task, deadline - time.monotonic(), log)
+            records.append(record)
+            print(f'{name}: {task.name}: {record["status"]} ({record["seconds"]:.0f} s)', flush=True)
+            for path in task.keep:
+                if path.is_file():
+                    shutil.copy(path, out)
+            (out / 'results.json').write_text(json.dumps(results, indent=1))
+
+
+def figures(result: dict) -> str:
+    """Return what a benchmark measured in a few words."""
+    if 'time_ratio' in result:
+        return 'edge / plain: time {median:.3f} [{low:.3f}, {high:.3f}]'.format(**result['time_ratio']) + (
+            f', memory {result["memory_ratio"]:.3f}' if 'memory_ratio' in result else ''
+        )
+    rows = [row for row in result.get('rows', []) if row['rois'] == 256]
+    return '; '.join(
+        f'p = {row["exponent"]:g}: edge / BCE {row["edge_to_bce"]["median"]:.2f} '
+        f'[{row["edge_to_bce"]["low"]:.2f}, {row["edge_to_bce"]["high"]:.2f}]'
+        for row in rows[:2]
+    )
+
+
+def make_summary(results: dict) -> Table:
+    """Return all tasks with what they measured as a table."""
+    table = Table('stage', 'task', 'status', 's', 'measured', title=f'{results["machine"]}, {results["commit"]}')
+    for stage, records in results['stages'].items():
+        for record in records:
+            measured = figures(record.get('result', {}))
+            table.add_row(stage, record['task'], record['status'], f'{record["seconds"]:.0f}', measured)
+    return table
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Return what identifies this run: the machine, the driver and the commit."""
+    git = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty']
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or __version__
+    driver = None
+    if torch.cuda.is_available():
+        query = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']
+        driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    return dict(machine=describe_machine(device), driver=driver, cuda=torch.version.cuda, commit=commit, stages={})
+
+
+@one_line_errors
+def main() -> None:
+    """Run the stages."""
+    args = parse_args()
+    if args.device != 'cpu' and not torch.cuda.is_available():
+        raise UserError(
+            f'--device {args.device}: torch {torch.__version__} sees no GPU; DEVICE=cpu rehearses without one'
+        )
+    if args.data and not (args.data / 'animals/train.json').is_file():
+        raise UserError(f'--data: expected a folder with animals/train.json, got {args.data}')
+    out, data = args.out.resolve(), args.data and args.data.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'log.txt').unlink(missing_ok=True)
+    results = describe(args.device)
+    deadline = time.monotonic()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
+        for name, share in SHARES.items():
+            seconds = 60 * args.minutes * share
+            deadline += seconds
+            tasks = {
+                'it works': lambda left: it_works(args.device, Path(work), left),
+                'what it costs': lambda left: what_it_costs(args.device, Path(work), left),
+                'what it gains': lambda left: what_it_gains(args.device, Path(work), left, data),
+            }[name](deadline - time.monotonic())
+            run_stage(name, tasks, deadline, out, results)
+    console = Console(width=160)
+    failed = [
+        f'{name}: {record["task"]}'
+        for name, records in results['stages'].items()
+        for record in records
+        if record['status'] != 'passed'
+    ]
+    if failed:
+        log = (out / 'log.txt').read_text(errors='replace').splitlines()
+        console.print('\n'.join(log[-30:]), markup=False, highlight=False)
+    console.print(make_summary(results))
+    console.print(f'{out}/results.json, log.txt; not passed: {", ".join(failed) or "nothing"}', highlight=False)
+    sys.exit(any(not name.startswith('what it gains') for name in failed))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,114 @@
+"""What is run: tasks in three stages, in the order of their importance."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+ROOT = Path(__file__).parents[2]
+SHAPES = 'configs/mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
+COCO = 'configs/mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py'
+NO_WEIGHTS = 'model.backbone.init_cfg=None'
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command.
+
+    Args:
+        name (str): For the summary.
+        command (list[str]): Run in the root of the repository.
+        seconds (float): Limit.
+        result (Path, optional): JSON file that the command writes, for the summary. Defaults to None.
+        keep (tuple[Path, ...]): Files to keep beside the summary.
+        may_time_out (bool): Whether running to the limit counts as success. Defaults to False.
+    """
+
+    name: str
+    command: list[str]
+    seconds: float
+    result: Optional[Path] = None
+    keep: tuple[Path, ...] = field(default=())
+    may_time_out: bool = False
+
+
+def python(*args: object) -> list[str]:
+    """Return a command line of this interpreter."""
+    return [sys.executable, *map(str, args)]
+
+
+def it_works(device: str, work: Path, seconds: float) -> Iterator[Task]:
+    """Yield the tests, and each command line once on generated images."""
+    pytest = ['-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', 'not soak', '--device', device]
+    numerical = ['tests/test_models/test_device.py', 'tests/test_compat/test_ops.py']
+    yield Task('numerical tests', python(*pytest, *numerical), 0.5 * seconds)
+    data, run = work / 'shapes', work / 'run'
+    make_shapes = 'tools/dataset_converters/make_shapes_dataset.py'
+    yield Task('make shapes', python(make_shapes, data, '--num-train', 16, '--num-val', 4, '--size', 96), seconds)
+
+    def options(iterations: int) -> list[str]:
+        # Evaluated and saved in the middle and at the end.
+        return [
+            *('--cfg-options', f'data_root={data}', f'train_cfg.max_iters={iterations}', 'train_cfg.val_interval=4'),
+            *('default_hooks.checkpoint.interval=2', 'param_scheduler.0.end=2', 'param_scheduler.1.begin=2'),
+        ]
+
+    train = ['tools/train.py', SHAPES, '--work-dir', run]
+    yield Task('train', python(*train, *options(4)), seconds)
+    yield Task('train --resume', python(*train, '--resume', *options(8)), seconds)
+    test = ('tools/test.py', SHAPES, run / 'iter_8.pth', '--boundary', '--work-dir', work / 'test')
+    yield Task('test --boundary', python(*test, '--cfg-options', f'data_root={data}'), seconds)
+    dist_train = ['bash', 'tools/dist_train.sh', SHAPES, '1', '--work-dir', str(work / 'dist')]
+    yield Task('dist_train.sh, 1 process', [*dist_train, *options(4)], seconds)
+    if device != 'cpu':
+        yield Task('train --amp', python(*train[:2], '--work-dir', work / 'amp', '--amp', *options(4)), seconds)
+    untrusted = ('tests/test_reliability/test_hostile_files.py', '-k', 'test_py or refused')
+    yield Task('untrusted checkpoints', python(*pytest, *untrusted), seconds)
+
+
+def what_it_costs(device: str, work: Path, seconds: float) -> Iterator[Task]:
+    """Yield the benchmarks of the loss, the mask head, the whole training step and inference."""
+    small = device == 'cpu'
+    repeats = ['--repeats', 3 if small else 31]
+
+    def task(name: str, module: str, *args: object) -> Task:
+        out = work / f'{name.replace(" ", "_")}.json'
+        command = python('-m', f'benchmarks.cost.{module}', *args, '--device', device, '--out', out, *repeats)
+        return Task(name, command, seconds, out)
+
+    config = SHAPES if small else COCO
+    options = ['--cfg-options', NO_WEIGHTS]
+    yield task('loss', 'loss', '--compile', '--exponents', 2, 1.5)
+    for batch_size in (2, 8)[: 1 if small else 2]:
+        whole = ['step', config, '--batch-size', batch_size]
+        yield task(f'step batch {batch_size}', *whole, *options)
+        if not small:
+            yield task(f'step batch {batch_size} amp', *whole, *options, 'optim_wrapper.type=AmpOptimWrapper')
+    for classes in (80, 1203):
+        head = f'model.roi_head.mask_head.num_classes={classes}'
+        yield task(f'mask head {classes} classes', 'step', COCO, '--mask-branch', *options, head)
+    yield task('inference', 'inference', config, *options)
+    if not small:
+        yield task('loss growth', 'loss', '--grow', '--figure', work / 'loss_growth.png')
+
+
+def what_it_gains(device: str, work: Path, seconds: float, data: Optional[Path]) -> Iterator[Task]:
+    """Yield a full training of baseline, edge loss and Dice, several seeds, several runs at a time."""
+    spec = ROOT / 'benchmarks/gpu/specs' / ('photographs.py' if data else 'shapes.py')
+    jobs = 1 if device == 'cpu' else 4
+    folder = work / 'gain'
+    command = python('-m', 'benchmarks.convergence', spec, '--work-dir', folder, '--jobs', jobs)
+    if data:
+        command += ['--data-root', str(data / 'animals'), '--pretrained', str(data / 'weights/mobilenet_v2.pth')]
+    else:
+        make_shapes = 'tools/dataset_converters/make_shapes_dataset.py'
+        yield Task('make shapes', python(make_shapes, work / 'all_shapes'), 60)
+        command += ['--data-root', str(work / 'all_shapes')]
+    if device == 'cpu':
+        command += ['--cfg-options', 'train_cfg.val_interval=4']
+    keep = (folder / 'results.jsonl',)
+    # The benchmark resumes from its results, so that its limit loses only the runs under way.
+    yield Task('full training', command, seconds - 15, keep=keep, may_time_out=True)
+    report = folder / 'report'
+    yield Task('report', [*command, '--report'], 15, keep=(report / 'convergence.md', report / 'convergence.png'))
