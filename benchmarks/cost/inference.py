@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cost.step import edge_and_plain, read_config
+from benchmarks.cost.step import edge_and_plain, load_config
 from benchmarks.cost.timing import describe_machine, time_in_turn, time_ratio
 from mmdet_edge.errors import one_line_errors
 
@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     register_all_modules()
     MMLogger.get_current_instance().setLevel('ERROR')
-    cfg = read_config(args.config, args.cfg_options or {}, '')
+    cfg = load_config(args.config, args.cfg_options or {}, '')
     # With random weights nothing scores high: let all boxes through, so that the mask head has its usual 100 RoIs.
     cfg.model.test_cfg.rcnn.score_thr = 0.0
     models = {name: MODELS.build(model_cfg) for name, model_cfg in edge_and_plain(cfg).items()}

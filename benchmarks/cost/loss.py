@@ -65,9 +65,9 @@ def two_convolutions(pred: Tensor, target: Tensor, label: Tensor, kernels: Tenso
 
 
 def make_steps(
-    rois: int, size: int, classes: int, filters: list[str], exponent: float, device: str
+    rois: int, size: int, classes: int, filters: list[str], exponent: float, device: str, compiled: bool = False
 ) -> dict[str, Callable[[], Any]]:
-    """Return forward and backward of each loss, by name."""
+    """Return forward and backward of each loss, by name; if ``compiled``, also of the edge loss by torch.compile."""
     generator = torch.Generator().manual_seed(0)
     pred = torch.randn(rois, classes, size, size, generator=generator).to(device).requires_grad_()
     target = (torch.rand(rois, size, size, generator=generator) > 0.5).float().to(device)
@@ -79,17 +79,21 @@ def make_steps(
         # Not backward(): it would leave a gradient, and the next run would be charged for freeing it.
         return lambda: torch.autograd.grad(loss().sum(), pred)
 
-    return {
+    steps = {
         # mmdet's heads do not call it without a mask.
         'BCE': step(lambda: mask_cross_entropy(pred, target, label) if rois else pred.sum()),
         'edge': step(lambda: edge_loss(pred, target, label)),
         'two convolutions': step(lambda: two_convolutions(pred, target, label, kernels, exponent)),
     }
+    if compiled:
+        compiled_loss = torch.compile(edge_loss)
+        steps['edge compiled'] = step(lambda: compiled_loss(pred, target, label))
+    return steps
 
 
-def measure(inputs: dict, repeats: int, device: str) -> dict:
+def measure(inputs: dict, repeats: int, device: str, compiled: bool = False) -> dict:
     """Measure one kind of inputs and return its row."""
-    steps = make_steps(**inputs, device=device)
+    steps = make_steps(**inputs, device=device, compiled=compiled)
     seconds = time_in_turn(steps, repeats, device)
     return dict(
         **inputs,
@@ -102,8 +106,9 @@ def measure(inputs: dict, repeats: int, device: str) -> dict:
 
 def make_table(rows: list[dict], title: str) -> Table:
     """Return the rows as a table."""
-    columns = ('N', 'size', 'C', 'filters', 'p')
-    columns += ('BCE ms', 'edge ms', '2 convs ms', 'edge / BCE', '2 convs / edge', 'BCE MB', 'edge MB', '2 convs MB')
+    names = [name.replace('two convolutions', '2 convs') for name in rows[0]['milliseconds']]
+    columns = ['N', 'size', 'C', 'filters', 'p', *(f'{name} ms' for name in names)]
+    columns += ['edge / BCE', '2 convs / edge', *(f'{name} MB' for name in names)]
     table = Table(title=title)
     for column in columns:
         table.add_column(column, no_wrap=column != 'filters')
@@ -153,6 +158,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, default=51, help='measured runs of each loss (default: 51)')
     parser.add_argument('--device', default='cpu', help='default: cpu')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
+    parser.add_argument('--compile', action='store_true', help='measure the edge loss under torch.compile too')
     parser.add_argument('--grow', action='store_true', help='measure how the cost grows')
     parser.add_argument('--figure', help='with --grow: image file to draw')
     parser.add_argument('--out', help='JSON file to write')
@@ -177,7 +183,10 @@ def main() -> None:
     if args.grow:
         common['exponent'] = args.exponents[0]
         cases = [(part, {**common, **change}) for part, changes in GROWTH.items() for change in changes]
-    rows = [{'part': part, **measure(inputs, args.repeats, args.device)} for part, inputs in track(cases, 'measuring')]
+    rows = [
+        {'part': part, **measure(inputs, args.repeats, args.device, args.compile)}
+        for part, inputs in track(cases, 'measuring')
+    ]
     title = f'{describe_machine(args.device)}; {args.repeats} runs in turn; median [95 % interval]'
     # Wide enough even if the output goes to a file.
     console = Console()

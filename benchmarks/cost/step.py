@@ -88,8 +88,9 @@ def edge_and_plain(cfg: Config) -> dict[str, ConfigDict]:
 def load_batches(cfg: Config, data_root: str, number: int) -> list[dict]:
     """Return training batches from the config's data set, or synthetic ones of COCO's size."""
     if not data_root:
-        size = [3, 800, 1333]
-        return [demo_mm_inputs(1, [size], num_items=[8], num_classes=3, with_mask=True) for _ in range(number)]
+        images = cfg.train_dataloader.batch_size
+        sizes, objects = [[3, 800, 1333]] * images, [8] * images
+        return [demo_mm_inputs(images, sizes, num_items=objects, num_classes=3, with_mask=True) for _ in range(number)]
     check_data(cfg, ('train',))
     loader = cfg.train_dataloader
     loader.update(num_workers=0, persistent_workers=False)
