@@ -134,3 +134,10 @@ def test_each_operator_is_called():
     # Those that take no time.
     for name in ('NMS, 2000 boxes', 'soft NMS, 500 boxes'):
         calls[name]()
+
+
+@pytest.mark.parametrize('images', [1, 3])
+def test_synthetic_batches_have_the_size_that_is_asked_for(images):
+    cfg = Config(dict(train_dataloader=dict(batch_size=images)))
+    batches = load('step').load_batches(cfg, '', 2)
+    assert [len(batch['inputs']) for batch in batches] == [images, images]
