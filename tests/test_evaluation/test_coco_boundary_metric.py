@@ -220,7 +220,9 @@ def test_fast_recalls_do_not_depend_on_the_order_of_the_limits(tmp_path):
 
 @BOTH
 @pytest.mark.parametrize(
-    'number', [lambda i: i, lambda i: None, lambda i: 7, lambda i: f'a{i}', lambda i: i / 2, lambda i: -i], ids=str
+    'number',
+    [lambda i: i, lambda i: None, lambda i: 7, lambda i: f'a{i}', lambda i: i / 2, lambda i: -i],
+    ids=['from 0', 'None', 'all the same', 'strings', 'fractions', 'negative'],
 )
 def test_annotation_ids_of_any_kind(scene, backend, number):
     """From 0, missing, all the same, strings, fractions, negative: the truth as prediction is perfect."""

@@ -123,13 +123,13 @@ def test_speed_of_operators_is_compared(tmp_path):
     for name, ours, times in (('a', False, [1, 3]), ('b', False, [2]), ('c', True, [4, 6, 7])):
         content = dict(machine='a CPU', ours=ours, milliseconds={'NMS': times, **({'CARAFE': [5]} if ours else {})})
         (tmp_path / f'{name}.json').write_text(json.dumps(content))
-    table = load('ops_speed').compare([str(path) for path in sorted(tmp_path.iterdir())])
+    table = load('operators').compare([str(path) for path in sorted(tmp_path.iterdir())])
     rows = list(zip(*(column.cells for column in table.columns)))
     assert rows == [('NMS', '2.00', '6.00', '3.00'), ('CARAFE', '-', '5.00', '-')]
 
 
 def test_each_operator_is_called():
-    calls = load('ops_speed').make_calls('cpu')
+    calls = load('operators').make_calls('cpu')
     assert len(calls) == 10
     # Those that take no time.
     for name in ('NMS, 2000 boxes', 'soft NMS, 500 boxes'):
