@@ -29,7 +29,7 @@ OPTIONS = {
 }
 
 
-# make_data.py as it stands, but four images instead of hundreds.
+# make_data.py unchanged, but with four images instead of hundreds.
 MAKE_FEW = """
 import functools, runpy
 from mmdet_edge import datasets

@@ -53,4 +53,4 @@ def test_time_mask_losses():
     names = ['baseline', 'sobel-p2-w3', 'lovasz-w1', 'focal-w4', 'dice-w10']
     printed = run_python('benchmarks.cost.time_mask_losses', spec, *names, '--rois', 4, '--repeats', 2)
     assert all(f'| {name} | ' in printed for name in names)
-    assert "error: 'none'" in run_python('benchmarks.cost.time_mask_losses', spec, 'none', code=1)
+    assert "has no setting 'none'" in run_python('benchmarks.cost.time_mask_losses', spec, 'none', code=1)

@@ -1,4 +1,4 @@
-# The mask branch on photographs, from a backbone with ImageNet weights: what trains it best, whoever proposed it.
+# The mask branch on photographs, from a backbone with ImageNet weights: all losses, ours and those of others.
 _base_ = './mask-branch.py'
 features = dict(num_train=8000)
 
