@@ -18,9 +18,9 @@ _three = [0, 1, 2]
 runs = [
     # The best rate is above what was best on nuclei and shapes.
     dict(settings=['baseline'], budgets=[240], learning_rates=[0.1, 0.05, 0.2, 0.02, 0.4], seeds=[0]),
-    dict(settings=['baseline'], budgets=[240], learning_rates=[0.4], seeds=_three),
     dict(settings=_main, budgets=[240], learning_rates=[0.1], seeds=_three),
-    dict(settings=['baseline'], budgets=[240], learning_rates=[0.8], seeds=[0]),
+    # At 0.4 one of three seeds nearly collapses on the animals.
+    dict(settings=['baseline'], budgets=[240], learning_rates=[0.2, 0.4], seeds=_three),
     # All others short, one seed: which weights, and who is worth more.
     dict(settings=['baseline'], budgets=[60], learning_rates=[0.2, 0.4, 0.1], seeds=[0]),
     dict(settings=[*_main, *_peers, *_others], budgets=[60], learning_rates=[0.1], seeds=[0]),
