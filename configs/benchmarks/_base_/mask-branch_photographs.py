@@ -23,8 +23,11 @@ runs = [
     dict(settings=['baseline'], budgets=[240], learning_rates=[0.2, 0.4], seeds=_three),
     # All others short, one seed: which weights, and who is worth more.
     dict(settings=['baseline'], budgets=[60], learning_rates=[0.2, 0.4, 0.1], seeds=[0]),
-    dict(settings=[*_main, *_peers, *_others], budgets=[60], learning_rates=[0.1], seeds=[0]),
+    dict(settings=[*_main, *_peers], budgets=[60], learning_rates=[0.1], seeds=[0]),
     dict(settings=_main, budgets=[240], learning_rates=[0.1], seeds=[3, 4]),
-    dict(settings=['baseline'], budgets=[240], learning_rates=[0.2], seeds=[3, 4]),
+    dict(settings=['baseline'], budgets=[240], learning_rates=[0.2, 0.4], seeds=[3, 4]),
+    # The best of the peers at both weights that were best.
+    dict(settings=['lovasz-w1', 'lovasz-w3'], budgets=[240], learning_rates=[0.1], seeds=_three),
+    dict(settings=_others, budgets=[60], learning_rates=[0.1], seeds=[0]),
     dict(settings=_main, budgets=[240], learning_rates=[0.05, 0.1, 0.2], seeds=[0]),
 ]
