@@ -42,6 +42,8 @@ def test_tables_and_choice(results):
     assert '| b | bold | +100.0 % | -1.2 % |' in printed
     assert '| a | safe | +30.0 % | +2.5 % |' in printed
     assert '| c | safe | +10.0 % | +0.0 % |' in printed
+    printed = run_python(TOOL, *results, '--budget', 60, '--candidates', 'bold', 'safe', '--by', 'mask')
+    assert '| c | bold | +50.0 % | +1.2 % |' in printed and '| a | safe | ' in printed
 
 
 def test_no_such_results(tmp_path):
