@@ -1,7 +1,7 @@
 """Which setting is best on data that it was not chosen on? Tables over the results of several mask-branch specs.
 
 First, for each data set, what each setting reaches and its difference to the baseline. Then each data set is left out
-once: the candidate with the largest mean gain of boundary IoU (with ``--by mask``, of mask IoU) on the others is chosen,
+once: the candidate with the largest mean gain of boundary IoU (``--by mask``: mask IoU) on the others is chosen,
 among those that lose nothing of the other IoU on any of them, and its gain on the data set left out is printed.
 Learning rates are tuned, see measures.py; intervals are paired by seed, 95 %.
 """
