@@ -26,7 +26,8 @@ def roi_align(features, rois, size, scale, ratio, aligned):
 
 
 def deform_conv(x, offset, weight, **options):
-    return with_gradients(ops.deform_conv2d, [x, offset, weight], **options)
+    # mmcv 2.0.1 takes no keywords here.
+    return with_gradients(lambda *tensors: ops.deform_conv2d(*tensors, *options.values()), [x, offset, weight])
 
 
 def modulated_deform_conv(x, offset, mask, weight, bias=None, **options):

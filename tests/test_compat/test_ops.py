@@ -72,7 +72,8 @@ print(sys.modules['mmcv._ext'].__file__)
 """
     command = [sys.executable, '-W', 'ignore', '-c', code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.stdout.split() == [str(tmp_path / '_ext.py')], done.stderr
+    # OneDL's mmdet prints lines of its own.
+    assert done.stdout.split()[-1:] == [str(tmp_path / '_ext.py')], done.stderr
 
 
 def test_what_is_there_already_is_left_alone(monkeypatch):
@@ -309,6 +310,8 @@ def test_an_offset_that_is_not_a_number(device):
 @ONLY_OURS
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision(dtype, device):
+    if (dtype, device.type) == (torch.float16, 'cpu') and torch.__version__ < '2.2':
+        pytest.skip('torch 2.1 has no float16 autocast on a CPU')
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2, 4, 8, 8, generator=generator).to(device)
     rois = torch.tensor([[0, 1, 2, 6, 7], [1, 0, 0, 3, 5.0]], device=device)

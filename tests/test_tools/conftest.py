@@ -42,7 +42,7 @@ def run(*command, code=0, **environment):
 
 def run_python(tool, *args, **options):
     """Run a file of tools/, or a module of benchmarks."""
-    if tool.endswith('.py'):
+    if str(tool).endswith('.py'):
         return run(sys.executable, ROOT / 'tools' / tool, *args, **options)
     return run(sys.executable, '-m', tool, *args, PYTHONPATH=f'{ROOT}:{os.environ.get("PYTHONPATH", "")}', **options)
 

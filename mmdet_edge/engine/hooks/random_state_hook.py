@@ -66,8 +66,11 @@ class RandomStateHook(Hook):
         if state is None or runner.iter == 0 or get_world_size() > 1:
             return
         loop = runner.train_loop
-        if hasattr(loop, 'dataloader_iterator'):
-            # The loop first skips the batches of the iterations before, by loading them.
+        if hasattr(loop, 'dataloader_iterator') and hasattr(loop.dataloader_iterator, 'skip_iter'):
+            # OneDL's mmengine skips the batches of the iterations before without loading them.
+            _restore_after_skip(loop.dataloader_iterator, state)
+        elif hasattr(loop, 'dataloader_iterator'):
+            # OpenMMLab's loads them.
             loop.dataloader_iterator = _restore_after(loop.dataloader_iterator, runner.iter, state)
         else:
             set_random_state(state)
@@ -88,3 +91,16 @@ def _restore_after(batches: Iterator, num_batches: int, state: dict[str, Any]) -
     yield from itertools.islice(batches, num_batches)
     set_random_state(state)
     yield from batches
+
+
+def _restore_after_skip(batches: Any, state: dict[str, Any]) -> None:
+    """Let an iterator of OneDL's mmengine restore the random state after it has skipped batches."""
+    skip = batches.skip_iter
+
+    def skip_and_restore(num_batches: int) -> None:
+        skip(num_batches)
+        # A new iterator of the data loader draws a random number; here it would be made with the next batch.
+        batches._ensure_iterator()
+        set_random_state(state)
+
+    batches.skip_iter = skip_and_restore
