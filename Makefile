@@ -4,8 +4,8 @@
 # Absolute, so that what runs in a work dir of its own still finds it; first in PATH for the shell scripts.
 VENV := $(CURDIR)/.venv/bin
 export PATH := $(VENV):$(PATH)
-# Training on a CPU needs the same large blocks in every iteration. glibc would return each to the system and take it
-# again, page by page: up to half of the time.
+# Training on a CPU allocates the same large blocks in every iteration. By default glibc returns each to the system and
+# requests it again, page by page, which takes up to half of the time.
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
@@ -19,7 +19,7 @@ KILLS := 36
 
 help:
 	@echo 'make install   environment in .venv: torch, mmcv, mmdet, this package; no compiler needed'
-	@echo '               (OPS=compiled compiles the operators of mmcv, once per machine; OPS=torchvision goes back)'
+	@echo '               (OPS=compiled compiles mmcv's operators, once per machine; OPS=torchvision reverts that)'
 	@echo 'make demo      train baseline and edge head on generated images, compare them (8 minutes on 2 cores)'
 	@echo 'make test      run all tests'
 	@echo 'make soak      what takes long: 72 faults, 2000 iterations (an hour; STEPS=100 KILLS=7 to try it)'
@@ -63,7 +63,7 @@ docs: install
 	@echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' >build/docs/index.html
 	@echo '$(CURDIR)/build/docs/index.html'
 
-# In an environment of its own. Without --strict, what the service does not answer for would count as clean.
+# In a separate environment. Without --strict, packages that the service does not know would count as clean.
 audit:
 	python3 -m venv .venv-audit
 	.venv-audit/bin/pip install -q pip-audit

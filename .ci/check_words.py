@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Find the words that the glossary of CONTRIBUTING.md retires, in every text file of the repository.
 
 Prints each place as ``file:line: 'found' -> what to write`` and exits with 1 if there is one.
@@ -13,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SUFFIXES = {'.cfg', '.cff', '.ipynb', '.md', '.py', '.sh', '.toml', '.txt', '.yml'}
 
 RETIRED = {
-    r'\ba training(?! (run|loop|iter|image|set|data|loss|pipeline|config|schedule|batch|script|job))': 'a training run',
+    r'\ba training(?! (run|loop|iter|image|set|data|loss|pipeline|config|schedule|batch|script|job|log|box|curve))': (
+        'a training run'
+    ),
     r'\btrainings\b': 'training runs',
     r'\bgo(es)? on\b|\bgoing on\b': 'resumes, continues',
     r'\btells?\b|\btold\b': 'reports, prints, says',

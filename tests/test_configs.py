@@ -1,4 +1,4 @@
-"""Each config differs from its mmdet twin in nothing but the mask head; files, metafiles and READMEs are in step."""
+"""Each config differs from mmdet's in nothing but the mask head; metafiles and READMEs list all of them."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ from mmdet_edge.preflight.parts import check_parts
 
 ROOT = Path(__file__).parents[1]
 MMDET = Path(get_installed_path('mmdet')) / '.mim' / 'configs'
-# Folder -> pattern of the configs in mmdet's folder that have a twin here, and how many there are.
+# Folder -> pattern of mmdet's configs that have a counterpart here, and how many there are.
 FOLDERS = {
     'mask_rcnn_edge': ('*', 29),
     'cascade_rcnn_edge': ('cascade-mask-rcnn_*', 17),
@@ -38,10 +38,10 @@ def configs(pattern):
     return [str(p.relative_to(ROOT / 'configs')) for p in sorted(ROOT.glob(f'configs/*_edge/{pattern}.py'))]
 
 
-# The twins of mmdet's configs, and those whose baseline is a config of our own.
-TWINS = [name for name in configs('*_edge*') if re.search('_(coco|lvis)', name) and 'staged' not in name]
-OWN = [name for name in configs('*_fpn_edge*') if name not in TWINS]
-SURVEY = {
+# Configs whose counterpart is one of mmdet's, and those whose baseline is a config of ours.
+COUNTERPARTS = [name for name in configs('*_edge*') if re.search('_(coco|lvis)', name) and 'staged' not in name]
+OWN = [name for name in configs('*_fpn_edge*') if name not in COUNTERPARTS]
+ABLATION = {
     'edge': dict(exponent=2, loss_weight=3),
     'edge-paper': dict(),
     'edge-laplacian': dict(filters=('laplacian',)),
@@ -67,8 +67,8 @@ PAPER = dict(
 )
 
 
-def twin(name):
-    """The name without our token: the neck field precedes it (with C4, which has no neck, the backbone)."""
+def counterpart(name):
+    """The counterpart's name, without the token edge; the neck precedes it (for C4, without a neck, the backbone)."""
     folder, stem = Path(name).parent.name, Path(name).stem
     match = re.fullmatch(r'([a-z-]+_(?:[^_]+-c4|[^_]+_fpn))_edge(?:-[a-z0-9-]+)?(_.+)', stem)
     assert match, f'{name} breaks the grammar'
@@ -80,7 +80,7 @@ def token(name):
 
 
 def without_edge(cfg):
-    """A config as its twin would have it, without its imports."""
+    """A config without the edge loss and without imports, to compare with its counterpart config."""
     cfg = cfg.to_dict()
     cfg.pop('custom_imports', None)
     roi_head = cfg['model']['roi_head']
@@ -92,21 +92,21 @@ def without_edge(cfg):
 
 
 @pytest.mark.parametrize('folder', FOLDERS)
-def test_every_mmdet_config_has_its_twin(folder):
+def test_every_mmdet_config_has_a_counterpart(folder):
     pattern, count = FOLDERS[folder]
-    ours = {twin(name) for name in TWINS if name.startswith(folder)}
+    ours = {counterpart(name) for name in COUNTERPARTS if name.startswith(folder)}
     theirs = MMDET.glob(f'{folder.removesuffix("_edge")}/{pattern}.py')
     assert ours == {str(p.relative_to(MMDET)) for p in theirs if 'wandb' not in p.stem} and len(ours) == count
 
 
-def test_the_survey_is_complete():
-    assert {token(name) for name in TWINS} == set(SURVEY)
+def test_the_ablation_is_complete():
+    assert {token(name) for name in COUNTERPARTS} == set(ABLATION)
     assert set(FOLDERS) == {p.parent.name for p in ROOT.glob('configs/*/metafile.yml')}
 
 
-@pytest.mark.parametrize('name', TWINS)
+@pytest.mark.parametrize('name', COUNTERPARTS)
 def test_differs_from_mmdet_in_the_mask_head_only(name, read_config):
-    cfg, plain = read_config(ROOT / 'configs' / name), read_config(MMDET / twin(name))
+    cfg, plain = read_config(ROOT / 'configs' / name), read_config(MMDET / counterpart(name))
     # A child's list replaces its parent's.
     imports = [*plain.pop('custom_imports', dict(imports=[]))['imports'], 'mmdet_edge']
     assert cfg.custom_imports == dict(imports=imports, allow_failed_imports=False)
@@ -121,7 +121,7 @@ def test_differs_from_mmdet_in_the_mask_head_only(name, read_config):
         assert type(head).__name__ == head_cfg.type
         loss_class = EdgeWeightedCrossEntropyLoss if token(name) == 'edge-weighted-ce' else EdgeLoss
         assert type(head.loss_edge) is loss_class
-        for option, value in {**PAPER, **SURVEY[token(name)]}.items():
+        for option, value in {**PAPER, **ABLATION[token(name)]}.items():
             assert getattr(head.loss_edge, option) == value
 
 
@@ -136,7 +136,7 @@ def _unscoped(value):
 def test_own_pairs_differ_in_the_mask_head_only(name, read_config):
     folder = Path(name).parent
     cfg = read_config(ROOT / 'configs' / name)
-    baseline = read_config(ROOT / 'configs' / folder / Path(twin(name)).name)
+    baseline = read_config(ROOT / 'configs' / folder / Path(counterpart(name)).name)
     assert cfg.custom_imports == baseline.custom_imports == dict(imports=['mmdet_edge'], allow_failed_imports=False)
     heads = cfg.model.roi_head.mask_head
     if token(name) == 'edge-last':
@@ -166,12 +166,12 @@ def test_the_staged_schedule(name, read_config):
     assert hook.unfreeze_at == {'backbone': 120000, 'backbone.layer3': 40000, 'backbone.layer4': 40000}
 
 
-@pytest.mark.parametrize('name', [*TWINS, *OWN])
+@pytest.mark.parametrize('name', [*COUNTERPARTS, *OWN])
 def test_states_nothing_but_the_mask_head(name):
     statements = ast.parse((ROOT / 'configs' / name).read_text()).body
     names = [s.targets[0].id for s in statements]
     # Ours inherit the import from their baseline.
-    assert names == (['_base_', 'custom_imports', 'model'] if name in TWINS else ['_base_', 'model'])
+    assert names == (['_base_', 'custom_imports', 'model'] if name in COUNTERPARTS else ['_base_', 'model'])
     (roi_head,) = statements[-1].value.keywords
     (mask_head,) = roi_head.value.keywords
     assert (roi_head.arg, mask_head.arg) == ('roi_head', 'mask_head')
@@ -190,7 +190,9 @@ THEIRS = sorted(
 THEIR_MISTAKES = r'is not installed|pip install|MOTChallengeMetrics is not|CocoMetric has no option .eval_mode'
 
 
-@pytest.mark.parametrize('path', [*THEIRS, *(ROOT / 'configs' / name for name in [*TWINS, *OWN])], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    'path', [*THEIRS, *(ROOT / 'configs' / name for name in [*COUNTERPARTS, *OWN])], ids=lambda p: p.stem
+)
 def test_no_part_is_taken_for_misspelt(path, read_config):
     try:
         cfg = read_config(path)

@@ -19,10 +19,10 @@ def test_one_process_of_each_node_prints(launcher, monkeypatch):
     monkeypatch.setattr(errors.time, 'sleep', lambda seconds: None)
     for name in TORCHRUN + MPI:
         monkeypatch.delenv(name, raising=False)
-    # The tools set LOCAL_RANK, whoever started the process; a Slurm task may start what starts the processes.
+    # The tools always set LOCAL_RANK; a Slurm task may start the launcher, whose processes inherit its variables.
     for name in ('LOCAL_RANK', *SLURM):
         monkeypatch.setenv(name, '0')
-    # The first process of a second node prints too: the file may be missing there only.
+    # Local rank 0 of a second node prints too: the file may be missing there only.
     for rank, local_rank, code in (('0', '0', 'error: message'), ('1', '1', 1), ('8', '0', 'error: message')):
         monkeypatch.setenv(launcher[0], rank)
         monkeypatch.setenv(launcher[1], local_rank)

@@ -1,4 +1,4 @@
-"""Checkpoints that MMDetection alone has made start a training of the edge head."""
+"""Training the edge head starts from checkpoints that MMDetection alone has written."""
 
 import pytest
 import torch
@@ -63,8 +63,8 @@ def test_load_from(num_classes, tmp_path, capsys):
         for kind in ('weight', 'bias')
     }
     for name, value in runner.model.named_parameters():
-        told = f'size mismatch for {name}:' in output
+        is_reported = f'size mismatch for {name}:' in output
         if name in of_classes and num_classes != 6:
-            assert told and value.shape != weights[name].shape
+            assert is_reported and value.shape != weights[name].shape
         else:
-            assert not told and torch.equal(value, weights[name]), name
+            assert not is_reported and torch.equal(value, weights[name]), name

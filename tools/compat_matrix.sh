@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Build an environment for each stack that is supported, and run in it the tests that fit:
+# Build an environment for each supported stack, and run in it the tests that apply:
 #
 #     bash tools/compat_matrix.sh [NAME...]
 #
-# NAME is one of those below; without one, all. Environments and logs stay in $MMDET_EDGE_MATRIX, so that the second run
-# installs nothing. What came out is in docs/compatibility.md.
+# NAME is one of NAMES below; without one, all. Environments and logs stay in $MMDET_EDGE_MATRIX, so that the second run
+# installs nothing. docs/compatibility.md has the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 NAMES=(default compiled floor mmcv22 onedl)
 MATRIX=${MMDET_EDGE_MATRIX:-${XDG_CACHE_HOME:-$HOME/.cache}/mmdet-edge/matrix}
-# Beside the stack. Without wheel, an old setuptools cannot build the package.
+# What every environment needs beside the stack. Without wheel, an old setuptools cannot build the package.
 COMMON=(-r requirements.txt hypothesis onnx onnxruntime pytest pytest-xdist wheel)
-# Models and losses, configs of both sides, compat and hostile files, checks, metric, packaging, training, testing,
-# resuming, two processes with gloo, and the example project under mmdet's own tools.
+# Models and losses, configs of mmdet and ours, compat, untrusted files, checks, metric, packaging, training, testing,
+# resuming, two processes with gloo, and the example project with mmdet's own tools.
 FITTING=(
     tests/test_models tests/test_configs.py tests/test_config tests/test_paths.py tests/test_compat tests/test_engine
     tests/test_preflight tests/test_evaluation tests/test_deployment tests/test_packaging.py tests/test_projects
@@ -23,7 +23,7 @@ FITTING=(
 say() { printf '[matrix] %s\n' "$*"; }
 fail() { printf '[matrix] error: %s\n' "$*" >&2; exit 1; }
 
-# make_env PYTHON: an empty environment, if there is none.
+# make_env PYTHON: make an empty environment, if there is none.
 make_env() {
     command -v "$1" >/dev/null || fail "$name needs $1 on the PATH"
     if [ ! -x "$env/bin/python" ]; then
@@ -39,7 +39,7 @@ install_default() {
     pip install -c constraints.txt torch torchvision mmcv-lite mmengine mmdet 'setuptools<81' "${COMMON[@]}"
 }
 
-# mmcv as `make install OPS=compiled` has it, with the torch before the one whose headers want C++20.
+# mmcv compiled as by `make install OPS=compiled`, with the last torch whose headers compile as C++17.
 install_compiled() {
     make_env python3.11
     pip install -c <(grep -v '^torch' constraints.txt) torch==2.13.0 torchvision==0.28.0 'setuptools<81' ninja psutil numpy wheel
@@ -58,14 +58,14 @@ install_floor() {
         faster-coco-eval==1.7.0 shapely==2.0.0 'opencv-python<4.12' 'onnx<1.18' 'onnxruntime<1.20' "${COMMON[@]}"
 }
 
-# What mmdet 3.3.0 refuses unless this package is imported first.
+# mmdet 3.3.0 refuses this mmcv unless mmdet_edge is imported first.
 install_mmcv22() {
     make_env python3.11
     pip install -c <(grep -v '^mmcv' constraints.txt) torch torchvision mmcv-lite==2.2.0 mmengine mmdet 'setuptools<81' \
         "${COMMON[@]}"
 }
 
-# pip builds OneDL's mmcv in an environment without torch, and so without compiled operators.
+# pip builds OneDL's mmcv in an environment without torch, hence without compiled operators.
 install_onedl() {
     make_env python3.12
     pip install torch==2.14.1 torchvision==0.29.1 onedl-mmdetection==3.5.1 onedl-mmcv==2.3.6 onedl-mmengine==0.10.12 \

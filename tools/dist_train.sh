@@ -8,10 +8,10 @@ GPUS=${2:?usage: dist_train.sh CONFIG GPUS [options of train.py]}
 
 export PYTHONPATH="$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}"
 
-# Checked once, here: a mistake is one line, not one for each process with torchrun's report behind it.
+# Check once, before torchrun starts: a mistake is then one line, not one per process plus torchrun's report.
 python "$(dirname "$0")/train.py" "$CONFIG" "${@:3}" --check
 
-# In place of this shell, so that whoever ends it ends all processes.
+# exec: a signal to this script's process reaches torchrun, which ends all processes.
 exec torchrun \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \

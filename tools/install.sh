@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Make .venv and install everything into it: what `make install` runs.
+# Make .venv and install everything into it. `make install` runs this script.
 # OPS=torchvision (the default): mmcv-lite, whose operators torchvision serves; nothing is compiled.
 # OPS=compiled: mmcv with its own operators, compiled once per machine.
-# Can be interrupted and repeated at any point: it goes on where it was, also in the middle of compiling mmcv.
+# It can be interrupted at any point, also while mmcv compiles, and continues there when it is called again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,7 @@ BIN=.venv/bin
 
 say() { printf '[install] %s\n' "$*"; }
 fail() { printf '[install] error: %s\n' "$*" >&2; exit 1; }
-# What pip needs at build time comes from the environment itself, so that torch is there.
+# Builds use the packages of .venv (--no-build-isolation below), because they need torch.
 pip() { "$BIN/python" -m pip --disable-pip-version-check "$@"; }
 
 check_options() {
@@ -31,13 +31,13 @@ make_venv() {
 
 install_torch() {
     say "installing torch $(pinned torch) and torchvision $(pinned torchvision)"
-    # Python compiles the modules that are used when they are first used: a tenth of torch's.
+    # --no-compile: Python compiles a module at its first import, and only a tenth of torch's are imported.
     pip install -q --no-compile -c constraints.txt torch torchvision numpy 'setuptools<81' wheel
 }
 
 pinned() { sed -n "s/^$1==//p" constraints.txt; }
 
-# Both distributions of mmcv install into the same folder: what removes one takes files of the other with it.
+# Both distributions of mmcv install into the same folder: removing one removes files of the other.
 remove_mmcv() {
     if pip show -q "$1" 2>/dev/null; then
         say "removing $1"
@@ -45,10 +45,10 @@ remove_mmcv() {
     fi
 }
 
-# FORCE_CUDA=1 builds for GPUs where there is none: on a login node, in an image.
+# FORCE_CUDA=1 builds for GPUs on a machine without one, such as a login node or a container build.
 has_gpu() { [ "${FORCE_CUDA:-}" = 1 ] || nvidia-smi -L >/dev/null 2>&1; }
 
-# The ops of mmcv are compiled for one Python, one torch and one CUDA: pip's own cache does not know that.
+# Compiled operators fit one Python, one torch and one CUDA; pip's own cache does not distinguish these.
 wheel_key() {
     "$BIN/python" - "$1" <<'PY'
 import platform
@@ -72,7 +72,7 @@ build_mmcv() {
     local wheels build
     wheels=$CACHE/wheels/$(wheel_key "$device")
     build=$CACHE/build/$(wheel_key "$device")
-    # One compile at a time: two clones share this cache.
+    # One compilation at a time: all clones share this cache.
     mkdir -p "$CACHE"
     exec 9>"$CACHE/lock"
     flock -n 9 || { say "waiting for another installation on this machine"; flock 9; }
@@ -86,13 +86,13 @@ build_mmcv() {
         if [ ! -f "$build/mmcv-$version/setup.py" ]; then
             pip download -q --no-deps --no-build-isolation --no-binary mmcv -d "$build" "mmcv==$version"
             tar -xzf "$build/mmcv-$version.tar.gz" -C "$build"
-            # mmcv asks for C++17, the headers of torch 2.14 for C++20: without the flag torch adds the standard it needs.
+            # mmcv requests C++17, but the headers of torch 2.14 need C++20: without the flag torch adds its standard.
             if "$BIN/python" -c 'import sys, torch; sys.exit(torch.__version__ < "2.14")'; then
                 sed -i "s/\['-std=c++17'\]/[]/" "$build/mmcv-$version/setup.py"
             fi
         fi
-        # Built in place, so that an interrupted compile keeps its object files; in a process group of its own, so
-        # that an interrupt leaves no compiler running.
+        # Build in place: an interrupted compilation keeps its object files. Use a new process group: an interrupt
+        # then ends all compilers.
         MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)} \
             setsid "$BIN/python" -m pip wheel -v --no-deps --no-build-isolation -w "$build/out" \
             "$build/mmcv-$version" >"$build/log.txt" 2>&1 &
@@ -105,7 +105,7 @@ build_mmcv() {
             fi
         done
         trap - INT TERM HUP
-        wait $pid || { tail -n 30 "$build/log.txt" >&2; fail "mmcv did not compile; the whole log: $build/log.txt"; }
+        wait $pid || { tail -n 30 "$build/log.txt" >&2; fail "mmcv did not compile; the full log is $build/log.txt"; }
         mv "$build/out"/mmcv-*.whl "$wheels"/
         rm -rf "$build"
         say "compiled in $(( (SECONDS - start) / 60 )) min $(( (SECONDS - start) % 60 )) s, kept in $wheels"
@@ -113,7 +113,7 @@ build_mmcv() {
     flock -u 9
     remove_mmcv mmcv-lite
     say "installing mmcv from $wheels"
-    # Again, even if it is there: it may have been compiled for the torch that this .venv had before.
+    # Reinstall always: the installed one may be compiled for the torch that this .venv had before.
     pip install -q --no-deps --force-reinstall "$wheels"/mmcv-*.whl
 }
 
@@ -129,7 +129,7 @@ install_package() {
 
 check_options
 make_venv
-# An installation that does not get to its end has to be repeated.
+# Written again at the end: without it, make repeats the installation.
 rm -f .venv/installed
 install_torch
 if [ "$OPS" = compiled ]; then

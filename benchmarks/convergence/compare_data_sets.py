@@ -1,9 +1,9 @@
 """Which setting is best on data that it was not chosen on? Tables over the results of several mask-branch specs.
 
 First, for each data set, what each setting reaches and its difference to the baseline. Then each data set is left out
-once: the candidate with the largest mean gain of boundary IoU on the others is chosen, among those that lose no mask
-IoU on any of them, and its gain on the data set left out is printed. Learning rates are tuned, see measures.py;
-intervals are paired by seed, 95 %.
+once: the candidate with the largest mean gain of boundary IoU (``--by mask``: mask IoU) on the others is chosen,
+among those that lose nothing of the other IoU on any of them, and its gain on the data set left out is printed.
+Learning rates are tuned, see measures.py; intervals are paired by seed, 95 %.
 """
 
 import argparse
@@ -42,21 +42,22 @@ def gain(row: EqualIterationsRow, metric: str) -> float:
     return float('nan') if difference is None else difference.mean
 
 
-def choose(gains: Mapping[str, Mapping[str, tuple[float, float]]], left_out: str) -> str:
+def choose(gains: Mapping[str, Mapping[str, tuple[float, float]]], left_out: str, by: int = 0) -> str:
     """Return the candidate that wins without one data set.
 
     Args:
         gains (dict[str, dict[str, tuple[float, float]]]): Data set -> candidate -> gain of :data:`GAIN` and of
             :data:`GUARD`. Every data set has every candidate.
         left_out (str): Data set that is ignored.
+        by (int): Index of the gain that decides; the other one must not fall. Defaults to 0.
 
     Returns:
-        str: The one with the largest mean gain, among the candidates that lose no :data:`GUARD` on any data set, or
-        among all if there are none.
+        str: The one with the largest mean gain, among the candidates that lose nothing of the other IoU on any data
+        set, or among all if there are none.
     """
     seen = [values for name, values in gains.items() if name != left_out]
-    safe = [name for name in seen[0] if all(values[name][1] >= 0 for values in seen)]
-    return max(safe or seen[0], key=lambda name: float(np.mean([values[name][0] for values in seen])))
+    safe = [name for name in seen[0] if all(values[name][1 - by] >= 0 for values in seen)]
+    return max(safe or seen[0], key=lambda name: float(np.mean([values[name][by] for values in seen])))
 
 
 def describe(difference: Difference) -> str:
@@ -95,15 +96,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--candidates', nargs='+', help='settings to choose a default from, each data set left out once'
     )
+    parser.add_argument('--by', choices=['boundary', 'mask'], default='boundary', help='which IoU (default: boundary)')
     return parser.parse_args()
 
 
-def print_choices(gains: Mapping[str, Mapping[str, tuple[float, float]]], candidates: Sequence[str]) -> None:
+def print_choices(gains: Mapping[str, Mapping[str, tuple[float, float]]], candidates: Sequence[str], by: int) -> None:
     """Leave out each data set once and print what is chosen without it.
 
     Args:
         gains (dict[str, dict[str, tuple[float, float]]]): As in :func:`choose`.
         candidates (Sequence[str]): The settings to choose from.
+        by (int): As in :func:`choose`.
     """
     # Only what every data set has can win.
     shared = [name for name in candidates if all(name in values for values in gains.values())]
@@ -112,7 +115,7 @@ def print_choices(gains: Mapping[str, Mapping[str, tuple[float, float]]], candid
     gains = {name: {c: values[c] for c in shared} for name, values in gains.items()}
     print('\n| left out | chosen on the others | boundary IoU there | mask IoU there |\n|---|---|---:|---:|')
     for name, values in gains.items():
-        winner = choose(gains, name)
+        winner = choose(gains, name, by)
         print(f'| {name} | {winner} | {values[winner][0]:+.1f} % | {values[winner][1]:+.1f} % |')
 
 
@@ -128,7 +131,7 @@ def main() -> None:
         rows = compare(results, args.baseline, args.budget, args.candidates or ())[1:]
         gains[path.stem] = {row.setting: (gain(row, GAIN), gain(row, GUARD)) for row in rows}
     if args.candidates:
-        print_choices(gains, args.candidates)
+        print_choices(gains, args.candidates, int(args.by == 'mask'))
 
 
 if __name__ == '__main__':

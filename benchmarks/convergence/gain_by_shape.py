@@ -1,19 +1,24 @@
-"""Who gains? The boundary IoU of settings beyond the baseline's over how jagged a mask is.
+"""Print and draw the gain of settings in boundary IoU over the jaggedness of the masks.
 
-Reads the scores of every RoI that the runs of a mask-branch spec have kept, means over the seeds, and the true masks
-beside them. How jagged: P^2 / (16 A) of the true mask at the head's size, P its perimeter along pixels and A its area;
-1 for a box, 1.27 for a disc. Bins have equally many masks; intervals are 95 %, over the masks of a bin (bootstrap).
+Reads the scores of each RoI that the runs of a mask-branch spec have written, as means over the seeds, and the
+ground-truth masks. The jaggedness of a mask is P^2 / (16 A), with its perimeter P along pixel edges and its area A, at
+the size of the head's masks: 1 for a square, 1.27 for a disc. All bins have the same number of masks. Intervals are
+95 % bootstrap intervals over the masks of a bin.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 
+from mmdet_edge.errors import UserError, one_line_errors
+
 METRIC = 'boundary_IoU_1px'
-COLOURS = ('#d55e00', '#0072b2', '#009e73', '#cc79a7')
+COLORS = ('#d55e00', '#0072b2', '#009e73', '#cc79a7')
+
+Gain = tuple[float, float, float]
+"""Relative gain in percent, and the ends of its interval."""
 
 
 def jaggedness(masks: np.ndarray) -> np.ndarray:
@@ -25,16 +30,22 @@ def jaggedness(masks: np.ndarray) -> np.ndarray:
 
 
 def mean_scores(work_dir: Path, budget: int, setting: str) -> np.ndarray:
-    """Return the score of each mask, the mean over the seeds; at the learning rate with the most, then best, runs."""
+    """Return the mean score over the seeds of each mask, (N,).
+
+    Of several learning rates, that with the most runs counts; among these, that with the highest mean.
+
+    Raises:
+        UserError: If there are no runs of the setting.
+    """
     rates: dict[str, list[np.ndarray]] = {}
     for path in sorted(work_dir.glob(f'runs/{budget}/{setting}_lr*/seed*/scores.npz')):
         rates.setdefault(path.parts[-3], []).append(np.load(path)[METRIC])
     if not rates:
-        raise FileNotFoundError(f'{work_dir}: no scores of {setting} at {budget} iterations')
+        raise UserError(f'{work_dir}: no scores of {setting} at {budget} iterations; is it a mask-branch work dir?')
     return np.mean(max(rates.values(), key=lambda runs: (len(runs), np.mean(runs))), axis=0)
 
 
-def gain_in_percent(scores: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float]:
+def gain_in_percent(scores: np.ndarray, baseline: np.ndarray) -> Gain:
     """Return the relative gain of the mean, and its interval over the masks."""
     draws = np.random.default_rng(0).integers(len(scores), size=(2000, len(scores)))
     spread = 100 * (scores[draws].mean(1) / baseline[draws].mean(1) - 1)
@@ -42,44 +53,69 @@ def gain_in_percent(scores: np.ndarray, baseline: np.ndarray) -> tuple[float, fl
     return float(100 * (scores.mean() / baseline.mean() - 1)), float(low), float(high)
 
 
+def print_gains(name: str, folder: Path, args: argparse.Namespace) -> list[tuple[float, dict[str, Gain]]]:
+    """Print the table of one data set.
+
+    Args:
+        name (str): Of the data set.
+        folder (Path): Work dir of its mask-branch spec.
+        args (argparse.Namespace): The command line.
+
+    Returns:
+        list[tuple[float, dict[str, Gain]]]: For each bin the median jaggedness, and the gain of each setting.
+
+    Raises:
+        UserError: If the folder has no masks or no scores.
+    """
+    path = folder / 'features/val/targets.npy'
+    if not path.is_file():
+        raise UserError(f'{folder}: no ground-truth masks in {path}; is it the work dir of a mask-branch spec?')
+    shape = jaggedness(np.load(path))
+    order = np.argsort(shape)[: np.isfinite(shape).sum()]
+    baseline = mean_scores(folder, args.budget, args.baseline)
+    scores = {setting: mean_scores(folder, args.budget, setting) for setting in args.settings}
+    print(f'\n{name}: gain of boundary IoU (1 px), {args.budget} iterations\n')
+    print('| P^2 / (16 A) | masks | baseline | ' + ' | '.join(scores) + ' |')
+    print('|---|---:|---:' + '|---:' * len(scores) + '|')
+    bins = []
+    for part in np.array_split(order, args.bins):
+        row = {setting: gain_in_percent(values[part], baseline[part]) for setting, values in scores.items()}
+        bins.append((float(np.median(shape[part])), row))
+        cells = ' | '.join('{:+.1f} % [{:+.1f}, {:+.1f}]'.format(*gain) for gain in row.values())
+        span = f'{shape[part[0]]:.2f} to {shape[part[-1]]:.2f}'
+        print(f'| {span} | {len(part)} | {baseline[part].mean():.3f} | {cells} |')
+    return bins
+
+
+def draw_gains(axes: plt.Axes, name: str, bins: list[tuple[float, dict[str, Gain]]]) -> None:
+    """Draw the gains that :func:`print_gains` returns."""
+    for color, setting in zip(COLORS, bins[0][1]):
+        mean, low, high = np.array([row[setting] for _, row in bins]).T
+        x = [median for median, _ in bins]
+        axes.errorbar(x, mean, [mean - low, high - mean], fmt='o-', color=color, capsize=3, label=setting)
+    axes.axhline(0, color='#333333', linewidth=0.8)
+    axes.set(title=name, xlabel='jaggedness: P² / (16 A)', ylabel='gain of boundary IoU (1 px), %')
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+
+
+@one_line_errors
 def main() -> None:
-    """Print a table and draw it."""
+    """Print a table for each data set, and draw them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('work_dirs', nargs='+', metavar='NAME=WORK_DIR', help='of convergence.py, one a data set')
+    parser.add_argument('work_dirs', nargs='+', metavar='NAME=WORK_DIR', help='of mask-branch specs, one per data set')
     parser.add_argument('--settings', nargs='+', required=True, help='compared with the baseline')
     parser.add_argument('--baseline', default='baseline', help='default: baseline')
     parser.add_argument('--budget', type=int, default=240, help='iterations (default: 240)')
     parser.add_argument('--bins', type=int, default=5, help='default: 5')
     parser.add_argument('--figure', type=Path, help='image file to draw')
     args = parser.parse_args()
+    if args.bins < 1:
+        raise UserError(f'--bins must be at least 1, got {args.bins}')
     figure, grid = plt.subplots(1, len(args.work_dirs), figsize=(4.6 * len(args.work_dirs), 3.6), layout='constrained')
-    try:
-        for axes, argument in zip(np.atleast_1d(grid), args.work_dirs):
-            name, _, folder = argument.rpartition('=')
-            masks = np.load(Path(folder, 'features/val/targets.npy'))
-            shape, bins = jaggedness(masks), []
-            order = np.argsort(shape)[: np.isfinite(shape).sum()]
-            baseline = mean_scores(Path(folder), args.budget, args.baseline)
-            print(f'\n{name}: gain of boundary IoU (1 px), {args.budget} iterations\n')
-            print('| P^2 / (16 A) | masks | baseline | ' + ' | '.join(args.settings) + ' |')
-            print('|---|---:|---:' + '|---:' * len(args.settings) + '|')
-            scores = {setting: mean_scores(Path(folder), args.budget, setting) for setting in args.settings}
-            for part in np.array_split(order, args.bins):
-                row = {s: gain_in_percent(values[part], baseline[part]) for s, values in scores.items()}
-                bins.append((float(np.median(shape[part])), row))
-                cells = ' | '.join('{:+.1f} % [{:+.1f}, {:+.1f}]'.format(*row[s]) for s in args.settings)
-                span = f'{shape[part[0]]:.2f} to {shape[part[-1]]:.2f}'
-                print(f'| {span} | {len(part)} | {baseline[part].mean():.3f} | {cells} |')
-            for colour, setting in zip(COLOURS, args.settings):
-                x = [place for place, _ in bins]
-                mean, low, high = (np.array([row[setting][i] for _, row in bins]) for i in range(3))
-                axes.errorbar(x, mean, [mean - low, high - mean], fmt='o-', color=colour, capsize=3, label=setting)
-            axes.axhline(0, color='#333333', linewidth=0.8)
-            axes.set(title=name, xlabel='how jagged: P² / (16 A)', ylabel='gain of boundary IoU (1 px), %')
-            axes.grid(alpha=0.3)
-            axes.legend(frameon=False)
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    for axes, argument in zip(np.atleast_1d(grid), args.work_dirs):
+        name, _, folder = argument.rpartition('=')
+        draw_gains(axes, name, print_gains(name, Path(folder), args))
     if args.figure:
         args.figure.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(args.figure, dpi=100)

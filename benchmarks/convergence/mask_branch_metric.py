@@ -1,4 +1,4 @@
-"""The measures of the mask branch, as a metric."""
+"""A metric that scores the masks of the mask branch alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from mmdet_edge.evaluation.mask_branch import score_mask
 
 
 def score_stripes(prob: Tensor) -> dict[str, float]:
-    """Return how much of a pattern that repeats every two pixels a mask has, along rows or columns.
+    """Score how far a mask has stripes: a pattern that repeats every two pixels, along rows or columns.
 
     Args:
         prob (Tensor): Predicted probabilities, or a mask of 0 and 1, (h, w), both even.
 
     Returns:
-        dict[str, float]: 'nyquist', the share of the energy, without the mean, at half the sampling frequency; and
-        'stripes', the share of pixels of the mask (at 0.5) that differ from both neighbours in their row or column.
+        dict[str, float]: 'nyquist', the fraction of the energy, without the mean, at half the sampling frequency; and
+        'stripes', the fraction of pixels of the mask (at 0.5) that differ from both neighbours in their row or column.
     """
     height, width = prob.shape
     energy = np.abs(np.fft.fft2(prob.numpy())) ** 2
@@ -36,13 +36,13 @@ def score_stripes(prob: Tensor) -> dict[str, float]:
 
 @METRICS.register_module()
 class MaskBranchMetric(BaseMetric):
-    """Means over the RoIs of what :class:`MaskBranch` predicts.
+    """Scores the masks that :class:`MaskBranch` predicts, as means over the RoIs.
 
-    The names and definitions are those of :func:`mmdet_edge.evaluation.evaluate_mask_branch` at the size of the head's
-    masks: 'mask_branch/mIoU', 'mask_branch/boundary_IoU_1px', ...; besides, those of :func:`score_stripes`.
+    Metrics are those of :func:`mmdet_edge.evaluation.evaluate_mask_branch` at the size of the head's masks
+    ('mask_branch/mIoU', 'mask_branch/boundary_IoU_1px', ...) and those of :func:`score_stripes`.
 
     Args:
-        scores_file (str, optional): An .npz that receives the measures of every RoI, in the order of the data. Defaults
+        scores_file (str, optional): An .npz file to write the scores of each RoI to, in the order of the data. Defaults
             to None.
     """
 

@@ -44,7 +44,7 @@ class EqualIterationsRow:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How many times fewer iterations than the baseline a setting needs for the same quality.
+    """Speed-up of a setting: iterations of the baseline divided by its own, at the same quality.
 
     Args:
         seeds (int): Number of seeds that are compared.

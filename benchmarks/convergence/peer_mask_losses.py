@@ -1,10 +1,10 @@
-"""Losses of others that promise better masks, to measure the edge loss against.
+"""Mask losses of other papers, to compare with the edge loss.
 
-Written anew from the papers' formulas, none for production. Each is called as a mask head calls its loss, with logits,
-targets and the classes of the masks, and is meant to be added to the cross entropy, except for the two that take its
-place (focal, border-weighted). Distances are in pixels of the head's mask, divided by its width.
+They are implemented from the formulas of the papers, for benchmarks only. A mask head calls each with logits, targets
+and the classes of the masks. They are added to the cross entropy, except for two that replace it (focal,
+border-weighted). Distances are in pixels of the head's mask, divided by its width.
 
-Shape letters: N masks of C classes, H and W their size.
+Shapes: N masks of C classes, with height H and width W.
 """
 
 from abc import abstractmethod
@@ -21,7 +21,7 @@ from mmdet_edge.models.losses.edge_loss import select_class_masks
 
 
 class PeerMaskLoss(nn.Module):
-    """What the losses have in common: the call of a mask loss, the weight, no masks.
+    """Base of these losses: takes the arguments of a mask loss, applies the weight, and returns 0 without masks.
 
     Args:
         loss_weight (float): Defaults to 1.0.
@@ -45,8 +45,8 @@ class PeerMaskLoss(nn.Module):
 def signed_distance(target: Tensor) -> Tensor:
     """Return the distance to the boundary of each mask, negative inside, in pixels.
 
-    The pixels on either side of the boundary have 1 outside and 0 inside. A mask that is empty or full has no boundary
-    in its box, and 0 everywhere.
+    Of two pixels on either side of the boundary, the outer one has 1 and the inner one 0. An empty or full mask has no
+    boundary in its box: its map is 0 everywhere.
 
     Args:
         target (Tensor): Shape (N, H, W), 0 or 1.
@@ -75,7 +75,7 @@ class SignedDistanceLoss(PeerMaskLoss):
 
 
 def soft_contour(masks: Tensor) -> Tensor:
-    """Return mask minus its erosion by a 3x3 square, the border of the box not counting as background; (N, H, W)."""
+    """Return each mask minus its erosion by a 3x3 square, (N, H, W); beyond the box is no background."""
     return masks + F.max_pool2d(-masks[:, None], 3, 1, 1)[:, 0]
 
 
@@ -98,11 +98,11 @@ def truncated_distance(contours: Tensor, steps: int) -> Tensor:
 
 @MODELS.register_module()
 class ContourDistanceLoss(PeerMaskLoss):
-    """After the contour loss by k-step distance transform (arXiv 2102.10854).
+    """Contour loss with a k-step distance transform, after arXiv 2102.10854.
 
-    Contours are matched through truncated distance transforms that are computed within the network, by pooling: mean
-    over the contour of the prediction of the distance to that of the target, and the other way round. The paper's body
-    could not be read, only its abstract and introduction: details (pooling, both directions, k) are ours.
+    The loss is the mean distance of the pixels of the predicted contour to the target's contour, averaged with the
+    reverse. Max pooling computes the distances, truncated at k. Only the abstract and introduction of the paper were
+    available: the details (pooling, both directions, k) are ours.
 
     Args:
         steps (int): k. Defaults to 5.
@@ -125,10 +125,10 @@ class ContourDistanceLoss(PeerMaskLoss):
 
 @MODELS.register_module()
 class LaplacianBoundaryLoss(PeerMaskLoss):
-    """Boundary loss of BMask R-CNN (ECCV 2020): cross entropy and Dice between boundaries that a Laplacian finds.
+    """Boundary loss of BMask R-CNN (ECCV 2020): cross entropy plus Dice between boundaries found by a Laplacian.
 
-    There a branch of its own predicts the boundary; here it is that of the predicted mask, the positive part of its
-    8-neighbour Laplacian cut off at 1, so that nothing is added to the model.
+    In the paper a separate branch predicts the boundary. Here the boundary is computed from the predicted mask, as the
+    positive part of its 8-neighbour Laplacian, clipped at 1: the model stays the same.
     """
 
     def masks_loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class LaplacianBoundaryLoss(PeerMaskLoss):
         boundary, goal = (
             F.conv2d(masks[:, None], kernel, padding=1)[:, 0].clamp(0, 1) for masks in (logits.sigmoid(), target)
         )
-        # The slope of the logarithm is bounded.
+        # Clip, so that the slope of the logarithm is bounded.
         cross_entropy = F.binary_cross_entropy(boundary.clamp(0.01, 0.99), goal)
         overlap, total = (boundary * goal).sum((1, 2)), (boundary**2 + goal**2).sum((1, 2))
         return cross_entropy + (1 - (2 * overlap + 1) / (total + 1)).mean()
@@ -162,7 +162,7 @@ class LovaszHingeLoss(PeerMaskLoss):
 
 @MODELS.register_module()
 class FocalMaskLoss(PeerMaskLoss):
-    """Focal loss (arXiv 1708.02002) of pixels, without class balance; in the place of the cross entropy.
+    """Focal loss (arXiv 1708.02002) of pixels, without class balance; replaces the cross entropy.
 
     Args:
         gamma (float): Defaults to 2.
@@ -181,10 +181,10 @@ class FocalMaskLoss(PeerMaskLoss):
 
 @MODELS.register_module()
 class BorderWeightedLoss(PeerMaskLoss):
-    """Cross entropy with more weight near the boundary, as in U-Net (arXiv 1505.04597); in the place of the plain one.
+    """Cross entropy with more weight near the boundary, as in U-Net (arXiv 1505.04597); replaces the plain one.
 
     The weight of a pixel is 1 + ``border_weight`` * exp(-d^2 / (2 * ``sigma``^2)), d the distance to the boundary of
-    the mask itself (U-Net's: to the two nearest cells).
+    the mask itself (in U-Net to the two nearest cells).
 
     Args:
         border_weight (float): Defaults to 3.
@@ -199,7 +199,7 @@ class BorderWeightedLoss(PeerMaskLoss):
     def masks_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss."""
         distance = signed_distance(target)
-        # The boundary runs between the pixels at 0 and 1. Where there is none, no pixel is near it.
+        # The boundary is between the pixels at 0 and 1. Without a boundary all weights are 1.
         near = (-((distance - 0.5) ** 2) / (2 * self.sigma**2)).exp() * distance.flatten(1).any(1)[:, None, None]
         cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
         return ((1 + self.border_weight * near) * cross_entropy).mean()

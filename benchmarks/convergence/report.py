@@ -155,7 +155,7 @@ def equal_iterations_markdown(study: Study, budget: Optional[int]) -> str:
 
 
 def speed_up_markdown(study: Study) -> str:
-    """Write as Markdown how many times fewer iterations than the baseline the settings need.
+    """Write the speed-ups of the settings over the baseline, in iterations, as Markdown.
 
     Args:
         study (Study): What is compared.
@@ -250,9 +250,7 @@ def write_report(study: Study, folder: Union[str, Path]) -> Path:
     if study.lengthened:
         draw_study(study, folder / 'convergence.png')
         table = speed_up_markdown(study)
-        parts.append(
-            f'## Speed-up: how many times fewer iterations\n\n{table}\n![Ends over budgets](convergence.png)\n'
-        )
+        parts.append(f'## Speed-up in iterations\n\n{table}\n![Ends over budgets](convergence.png)\n')
     path = folder / 'report.md'
     AtomicLocalBackend().put_text('\n'.join(parts), path)
     return path

@@ -185,7 +185,7 @@ def without_evaluation(cfg: Config) -> Config:
 
 
 def place_features(cfg: Config, folder: Path) -> None:
-    """Tell the config of a mask-branch run where the cached RoI features are."""
+    """Set the folder of the cached RoI features in the config of a mask-branch run."""
     cfg.train_dataloader.dataset.data_root = str(folder / 'train')
     cfg.val_dataloader.dataset.data_root = str(folder / 'val')
 

@@ -81,9 +81,11 @@ def measure(metric: str, file: Path, num_images: int, results: list[dict]) -> li
         evaluator = CocoBoundaryMetric(ann_file=str(file), metric=metric, backend=backend)
         evaluator.cat_ids = list(range(1, CLASSES + 1))
         evaluator.img_ids = list(range(num_images))
-        copies = [dict(result) for result in results]
+        # With a box in the result, COCO would take the box's area for the object's.
+        copies = [{k: v for k, v in result.items() if metric == 'bbox' or k != 'bbox'} for result in results]
         start = time.perf_counter()
-        values.append(evaluator._evaluate(metric, copies, MMLogger.get_current_instance()))
+        truth = evaluator._make_truth()
+        values.append(evaluator._evaluate(metric, truth, truth.loadRes(copies), MMLogger.get_current_instance()))
         seconds.append(time.perf_counter() - start)
     difference = max(abs(values[0][k] - values[1][k]) for k in values[0])
     return [

@@ -1,14 +1,13 @@
 """Time mmcv's operators, forward and backward, in one environment, and compare environments.
 
-Run it in an environment with a compiled mmcv and in one where mmdet_edge serves the operators, several times in turn
-if the machine has other work, and give all files to --compare:
+Run it in an environment with a compiled mmcv and in one where mmdet_edge serves the operators; if the machine has other
+work, several times in turn. Give all files to --compare:
 
     python -m benchmarks.cost.operators --out compiled.json
     python -m benchmarks.cost.operators --out ours.json
     python -m benchmarks.cost.operators --compare compiled.json ours.json
 
-Sizes are those of one level of a small FPN. Operators that compiled mmcv does not have for
-a CPU are left out there.
+Sizes are those of one level of a small FPN. Operators that compiled mmcv lacks on a CPU are left out there.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# First: it may have to serve the operators.
+# First: it serves the operators where mmcv is not compiled.
 import mmdet_edge  # noqa: F401
 
 # isort: split
@@ -32,12 +31,12 @@ from torch import Tensor
 
 from benchmarks.cost.timing import describe_machine, time_in_turn
 from mmdet_edge.compat.ops import SERVED
-from mmdet_edge.errors import UserError, one_line_errors
+from mmdet_edge.errors import UserError, one_line, one_line_errors
 from mmdet_edge.preflight.paths import check_writable
 
 
 def make_calls(device: str) -> dict[str, Callable[[], Any]]:
-    """Return a call of each operator, by name."""
+    """Return for each operator, by name, a function that calls it."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -84,7 +83,7 @@ def make_calls(device: str) -> dict[str, Callable[[], Any]]:
 
 
 def measure(repeats: int, device: str) -> dict[str, list[float]]:
-    """Return the milliseconds of each run of each operator that works here."""
+    """Return the time in milliseconds of each run of each operator that works on the device."""
     milliseconds = {}
     for name, call in make_calls(device).items():
         try:
@@ -92,18 +91,25 @@ def measure(repeats: int, device: str) -> dict[str, list[float]]:
         except RuntimeError as error:
             if 'implementation for device' not in str(error):
                 raise
-            print(f'{name}: compiled mmcv has none for {device}')
+            print(f'{name}: left out, compiled mmcv has no implementation for {device}')
             continue
         milliseconds[name] = [1000 * s for s in time_in_turn({name: call}, repeats, device)[name]]
     return milliseconds
 
 
 def compare(paths: list[str]) -> Table:
-    """Return the table of median times of both kinds of environments, and their ratio."""
+    """Return a table of the median times in both kinds of environments, and their ratio.
+
+    Args:
+        paths (list[str]): Files that ``--out`` has written.
+
+    Raises:
+        UserError: If one is not such a file.
+    """
     times: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
     titles = {}
     for path in paths:
-        content = json.loads(Path(path).read_text())
+        content = _read(path)
         titles[content['ours']] = content['machine']
         for name, values in content['milliseconds'].items():
             times[content['ours']].setdefault(name, []).extend(values)
@@ -117,6 +123,16 @@ def compare(paths: list[str]) -> Table:
         row = (f'{compiled:.2f}', f'{ours:.2f}', f'{ours / compiled:.2f}') if compiled else ('-', f'{ours:.2f}', '-')
         table.add_row(name, *row)
     return table
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f'--compare needs files that --out has written: {path}: {one_line(error)}') from None
+    if not isinstance(content, dict) or not {'machine', 'milliseconds', 'ours'} <= set(content):
+        raise UserError(f'--compare needs files that --out has written: {path} has no times of operators')
+    return content
 
 
 @one_line_errors

@@ -1,4 +1,4 @@
-"""Measure a training step with the edge head against the same step with the plain mask head.
+"""Measure an iteration with the edge head beside the same iteration with the plain mask head.
 
 CONFIG is a file or a name such as mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py. Its mask heads are measured as edge
 heads (see apply_edge_agreement) and with loss_edge=None, which equals mmdet's head. Both are built with the

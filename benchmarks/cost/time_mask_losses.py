@@ -1,11 +1,10 @@
-"""What do the mask losses of a spec cost? Forward and backward of each setting's losses, without the mask head.
+"""Time the mask losses of the settings of a spec: forward and backward, without the mask head.
 
-All run in turn in one process on the same logits (N, classes, H, W), labels and targets: discs, as losses that compute
-distances cost nothing where there is no boundary.
+All settings run in turn in one process, on the same logits (N, classes, H, W), labels and targets. The targets are
+discs, because losses that compute distances cost nothing without a boundary.
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,26 @@ from mmengine.utils import import_modules_from_strings
 from benchmarks.convergence.run_config import make_run_config
 from benchmarks.convergence.spec import RunKey, Spec, read_spec
 from benchmarks.cost.timing import describe_machine, time_in_turn
+from mmdet_edge.errors import UserError, one_line_errors
 
 
 def make_steps(spec: Spec, settings: list[str], rois: int, size: int) -> dict[str, Callable[[], Any]]:
-    """Return forward and backward of the losses of each setting."""
+    """Return for each setting a function that runs its losses forward and backward.
+
+    Args:
+        spec (Spec): A mask-branch spec.
+        settings (list[str]): Names of its settings.
+        rois (int): Number of masks.
+        size (int): Height and width of a mask in pixels.
+
+    Raises:
+        UserError: If the spec has no such setting.
+    """
     generator = torch.Generator().manual_seed(0)
     steps = {}
     for name in settings:
+        if name not in spec.settings:
+            raise UserError(f'{spec.name} has no setting {name!r}; it has {", ".join(spec.settings)}')
         cfg = make_run_config(spec, RunKey(name, None, None, 0), {})
         import_modules_from_strings(**cfg.custom_imports)
         head = MODELS.build(cfg.model.mask_head)
@@ -40,20 +52,18 @@ def make_steps(spec: Spec, settings: list[str], rois: int, size: int) -> dict[st
     return steps
 
 
+@one_line_errors
 def main() -> None:
-    """Measure and print."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('spec', type=Path, help="a mask-branch spec of this repository's")
+    parser.add_argument('spec', type=Path, help='a mask-branch spec of this repository')
     parser.add_argument('settings', nargs='+', help='settings of the spec')
     parser.add_argument('--rois', type=int, default=64, help='number of masks (default: 64)')
-    parser.add_argument('--size', type=int, default=28, help='their height and width (default: 28)')
+    parser.add_argument('--size', type=int, default=28, help='height and width of a mask (default: 28)')
     parser.add_argument('--repeats', type=int, default=51, help='measured runs of each (default: 51)')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    try:
-        steps = make_steps(read_spec(args.spec), args.settings, args.rois, args.size)
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f'error: {error}')
+    steps = make_steps(read_spec(args.spec), args.settings, args.rois, args.size)
     seconds = time_in_turn(steps, args.repeats, 'cpu')
     print(f'{describe_machine("cpu")}; {args.rois} masks; median of {args.repeats} runs in turn\n')
     print('| setting | losses, forward and backward, ms |\n|---|---:|')

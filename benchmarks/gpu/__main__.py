@@ -1,8 +1,8 @@
 """Test, measure and train on a GPU, within a given time; print a summary at the end.
 
 The stages come in the order of their importance: it works (tests and command lines), what it costs (time and memory
-against plain Mask R-CNN), what it gains (full training runs with several seeds). Each has its share of the time; a
-task that fails or reaches its limit does not stop the next. Needs no network.
+against plain Mask R-CNN), what it gains (full training runs with several seeds). Each may take a fraction of the time.
+A task that fails or reaches its limit does not stop the next. Needs no network.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from mmdet_edge.version import __version__
 from .stages import ROOT, Task, it_works, what_it_costs, what_it_gains
 
 SHARES = {'it works': 0.25, 'what it costs': 0.3, 'what it gains': 0.45}
-"""Share of the time that each stage may take; what one leaves over goes to the next."""
+"""Fraction of the time that each stage may take; the next one gets what is left."""
 
 
 def parse_args() -> argparse.Namespace:

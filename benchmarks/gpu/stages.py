@@ -63,12 +63,12 @@ def it_works(device: str, work: Path, seconds: float) -> Iterator[Task]:
     yield Task('dist_train.sh, 1 process', [*dist_train, *options(4)], seconds)
     if device != 'cpu':
         yield Task('train --amp', python(*train[:2], '--work-dir', work / 'amp', '--amp', *options(4)), seconds)
-    untrusted = ('tests/test_reliability/test_hostile_files.py', '-k', 'test_py or refused')
+    untrusted = ('tests/test_reliability/test_untrusted_files.py', '-k', 'test_py or refused')
     yield Task('untrusted checkpoints', python(*pytest, *untrusted), seconds)
 
 
 def what_it_costs(device: str, work: Path, seconds: float) -> Iterator[Task]:
-    """Yield the benchmarks of the loss, the mask head, the whole training step and inference."""
+    """Yield the benchmarks of the loss, the mask head, the whole iteration and inference."""
     small = device == 'cpu'
     repeats = ['--repeats', 3 if small else 31]
 

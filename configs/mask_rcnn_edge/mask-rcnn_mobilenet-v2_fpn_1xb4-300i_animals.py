@@ -19,7 +19,7 @@ metainfo = dict(
 train_dataloader = dict(dataset=dict(data_root=data_root, metainfo=metainfo))
 val_dataloader = dict(dataset=dict(data_root=data_root, metainfo=metainfo))
 test_dataloader = val_dataloader
-# Animals fill half of the picture: the usual band, 2 % of its diagonal, is a fraction of them.
+# Animals fill half of the image: the usual band, 2 % of its diagonal, covers only a part of them.
 val_evaluator = dict(ann_file=data_root + 'val.json', boundary_dilation_ratio=0.02)
 test_evaluator = val_evaluator
 model = dict(roi_head=dict(bbox_head=dict(num_classes=7), mask_head=dict(num_classes=7)))

@@ -1,6 +1,7 @@
 """Reading runs, comparing them and drawing figures of them."""
 
 from .comparison import Comparison, LeftOut, Result, choose_baseline, compare
+from .comparison_figure import draw_comparison
 from .figures import draw_curves
 from .report import make_table, warnings_of, write_report
 from .runs import Run, find_work_dirs, group_runs, read_config, read_run, read_seed, read_variant
@@ -14,6 +15,7 @@ __all__ = [
     'Run',
     'choose_baseline',
     'compare',
+    'draw_comparison',
     'draw_curves',
     'find_work_dirs',
     'group_runs',

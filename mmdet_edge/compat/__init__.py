@@ -1,18 +1,18 @@
-"""What the stack needs to work together, safely. Importing this package does it.
+"""Patches that let the versions of the stack work together, safely. Importing this package applies them.
 
-Each piece acts only where it is needed and names the upstream issue that it answers; once that is fixed, the piece can
-go.
+Each patch acts only where it is needed and names the upstream issue that it works around; once that is fixed, it can be
+removed.
 """
 
 # First: the others import mmengine and mmcv.
 from . import versions  # noqa: F401
-from .checkpoints import allow_mmengine_checkpoints, disarm_checkpoints
+from .checkpoints import allow_mmengine_checkpoints, sanitise_checkpoints
 from .ops import serve_mmcv_ops
-from .yaml import disarm_yaml
+from .yaml import use_safe_yaml
 
 serve_mmcv_ops()
 allow_mmengine_checkpoints()
-disarm_checkpoints()
-disarm_yaml()
+sanitise_checkpoints()
+use_safe_yaml()
 
-__all__ = ['allow_mmengine_checkpoints', 'disarm_checkpoints', 'disarm_yaml', 'serve_mmcv_ops']
+__all__ = ['allow_mmengine_checkpoints', 'sanitise_checkpoints', 'serve_mmcv_ops', 'use_safe_yaml']

@@ -1,4 +1,4 @@
-"""What recent PyTorch needs to load mmengine's checkpoints, and what mmengine needs to load them safely."""
+"""Patches that let recent PyTorch load mmengine's checkpoints, and let mmengine load them safely."""
 
 import functools
 import os
@@ -15,16 +15,16 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
-# What mmengine logs, and what scalars and arrays of a checkpoint may be: numbers, no objects and no structures.
+# mmengine logs numbers. Scalars and arrays of a checkpoint may be numbers too, no objects and no structures.
 NUMERIC_DTYPES = {np.dtype(code).str[1:] for code in '?bBhHiIlLqQefdg'}
 STATISTICS = ('min', 'max', 'mean', 'current')
 
 
 class _Dtype:
-    """Stands in for ``numpy.dtype`` while a checkpoint is unpickled: numbers only.
+    """Replaces ``numpy.dtype`` while a checkpoint is unpickled, and accepts numbers only.
 
-    numpy's own ``__setstate__`` believes what a file says about flags and fields, and with them reads an address out of
-    the bytes of an array.
+    numpy's own ``__setstate__`` trusts the flags and fields of a file. With them it takes bytes of an array for the
+    addresses of objects.
     """
 
     def __init__(self, code: Any, align: bool = False, copy: bool = False) -> None:
@@ -33,17 +33,17 @@ class _Dtype:
         self.numpy = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
-        """Take over the byte order, the only part of the state that a dtype of numbers has."""
+        """Set the byte order; a dtype of numbers has no other state."""
         if not isinstance(state, tuple) or (*state[:1], *state[2:]) != (3, None, None, None, -1, -1, 0):
             raise pickle.UnpicklingError(f'a checkpoint may not change the dtype {self.numpy}: {state!r}')
         self.numpy = self.numpy.newbyteorder(state[1])
 
 
 class _Array(np.ndarray):
-    """Stands in for ``numpy.ndarray`` while a checkpoint is unpickled: of numbers, and copied from the file."""
+    """Replaces ``numpy.ndarray`` while a checkpoint is unpickled; holds numbers, copied from the file."""
 
     def __new__(cls) -> '_Array':
-        # Without the arguments of numpy's, which can lay an array over the memory of something else.
+        # numpy's own takes a buffer and strides, which can map an array onto foreign memory; this one takes none.
         return super().__new__(cls, 0, np.uint8)
 
     def __setstate__(self, state: Any) -> None:
@@ -56,7 +56,7 @@ class _Array(np.ndarray):
         super().__setstate__((version, shape, dtype.numpy, is_fortran, data))
 
     def __reduce__(self) -> Any:
-        """Be a plain array in whatever is saved."""
+        """Pickle as a plain ndarray."""
         return np.asarray(self).__reduce__()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -64,10 +64,10 @@ class _Array(np.ndarray):
 
 
 class _HistoryBuffer(HistoryBuffer):
-    """Stands in for mmengine's ``HistoryBuffer`` while a checkpoint is unpickled, until its state has been checked.
+    """Replaces mmengine's ``HistoryBuffer`` while a checkpoint is unpickled, until its state has been checked.
 
-    mmengine's own would make an array of anything, also of an object that says where in memory its data is, and would
-    put any callable of the file among the statistics of all buffers.
+    mmengine's own converts any object to an array, also one that names an address in memory as its data, and adds any
+    callable of the file to the statistics of all buffers.
     """
 
     def __new__(cls) -> '_HistoryBuffer':
@@ -85,7 +85,7 @@ class _HistoryBuffer(HistoryBuffer):
             or state
         ):
             raise pickle.UnpicklingError('a checkpoint may not hold a log history of anything but numbers')
-        # From here on, it is mmengine's.
+        # The state is checked: become mmengine's class.
         self.__class__ = HistoryBuffer
         self.__setstate__(
             dict(
@@ -98,41 +98,41 @@ class _HistoryBuffer(HistoryBuffer):
 
 
 def _reconstruct(array_class: Any, shape: Any, code: Any) -> _Array:
-    """Stand in for the function that numpy starts an array with; the array's state follows."""
+    """Replace the function with which numpy creates an empty array; its state follows in the file."""
     return _Array()
 
 
 def _scalar(dtype: _Dtype, data: bytes) -> np.generic:
-    """Stand in for the function that numpy makes a scalar with."""
+    """Replace the function with which numpy creates a scalar."""
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes) or len(data) != dtype.numpy.itemsize:
         raise pickle.UnpicklingError('a checkpoint may hold scalars that are numbers only')
     return np.frombuffer(data, dtype.numpy)[0]
 
 
 def _statistic_of_history_buffer(owner: Any, name: str) -> Callable:
-    """Stand in for ``getattr``: serves HistoryBuffer's statistics only."""
+    """Replace ``getattr``: return statistics of HistoryBuffer only."""
     if owner is _HistoryBuffer and name in STATISTICS:
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f'a checkpoint may not reach for {name!r} of {owner!r}')
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load`` with ``weights_only`` read the checkpoints of mmengine, from wherever they come.
+    """Let ``torch.load`` with ``weights_only`` read the checkpoints of mmengine, trusted or not.
 
-    From torch 2.6 on, ``torch.load`` refuses whatever is not on a list of safe globals. mmengine 0.10 writes its log
-    history (``HistoryBuffer``: numpy arrays, and methods pickled as a call of ``getattr``) into every checkpoint, and
-    loads it without saying otherwise (mmengine issue 1655, pull request 1650), so that testing and resuming fail.
-    Here just these names join the list, each answered by a stand-in that checks what it is given: neither numpy's
-    classes nor mmengine's are safe to call with what a stranger wrote. ``weights_only`` stays on, and everything else
-    is still refused.
+    From torch 2.6 on, ``torch.load`` refuses all names that are not on a list of safe globals. mmengine 0.10 writes its
+    log history (``HistoryBuffer``: numpy arrays, and methods pickled as a call of ``getattr``) into every checkpoint,
+    and loads it with torch's defaults (mmengine issue 1655, pull request 1650): testing and resuming fail. This
+    function adds these names only to the list, each with a replacement that checks its arguments, because the classes
+    of numpy and mmengine are not safe with untrusted arguments. ``weights_only`` stays on, and torch refuses all other
+    names.
 
-    For addresses (``https://``, ``torchvision://``, ...) it has to be switched on: torch's download function, which
-    mmengine calls, switches it off unless it is told. OneDL's mmengine allows the very classes that are replaced here,
-    and loads what is refused once more without ``weights_only``: its function is replaced as a whole.
+    For URLs (``https://``, ``torchvision://``, ...) this function switches ``weights_only`` on: torch's download
+    function, which mmengine calls, has it off by default. OneDL's mmengine allows the very classes that are replaced
+    here, and loads a refused checkpoint again without ``weights_only``: its function is replaced as a whole.
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
-    stand_ins: dict[str, Any] = {
+    replacements: dict[str, Any] = {
         'mmengine.logging.history_buffer.HistoryBuffer': _HistoryBuffer,
         'builtins.getattr': _statistic_of_history_buffer,
         'numpy.ndarray': _Array,
@@ -140,24 +140,23 @@ def allow_mmengine_checkpoints() -> None:
     }
     # numpy 1 and numpy 2 write different module names; a checkpoint may come from either.
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        stand_ins.update({f'{module}._reconstruct': _reconstruct, f'{module}.scalar': _scalar})
-    torch.serialization.add_safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()])
+        replacements.update({f'{module}._reconstruct': _reconstruct, f'{module}.scalar': _scalar})
+    torch.serialization.add_safe_globals([(replacement, name) for name, replacement in replacements.items()])
     checkpoint = mmengine.runner.checkpoint
     checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)
     if hasattr(checkpoint, '_safe_torch_load'):
         checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)
 
 
-def disarm_checkpoints() -> None:
-    """Keep mmengine from acting on what a checkpoint tells it to do.
+def sanitise_checkpoints() -> None:
+    """Remove from checkpoints what mmengine would execute or delete files by.
 
     - ``Runner.resume`` runs ``meta['config']`` as Python, to compare the number of GPUs. mmengine never writes that
-      key; checkpoints of mmdet 2 have it, which cannot be resumed anyway.
-      The text is dropped when a checkpoint is loaded.
-    - After a resume, ``CheckpointHook`` removes the file or folder that the checkpoint names as the best one so far,
-      once there is a better one, and the outdated ones that it names. What is not a ``best_*.pth`` directly in the
-      folder that this training writes to, or not the number of a step, is forgotten: also the best one of the training
-      in another folder, whose checkpoint it was resumed from.
+      key; checkpoints of mmdet 2 have it, and cannot be resumed anyway. Loading a checkpoint drops the text.
+    - After a resume, ``CheckpointHook`` removes the outdated checkpoints that the checkpoint names and, once there is a
+      better one, the file or folder that it names as the best. The hook now drops paths of best checkpoints that are
+      not a ``best_*.pth`` directly in the output folder of this run, and numbers of outdated ones that are not
+      integers. The best checkpoint of another run, from which this one was resumed, therefore stays.
     """
     load = CheckpointLoader.load_checkpoint
 
@@ -189,6 +188,6 @@ def disarm_checkpoints() -> None:
 
 
 def _own_best(folder: str, path: Any) -> Optional[str]:
-    """Return the path of a best checkpoint directly in a folder; None if it is anything else."""
+    """Return the path if it is a best checkpoint directly in the folder, else None."""
     of_path, name = os.path.split(os.path.abspath(str(path)))
     return path if of_path == os.path.abspath(folder) and re.fullmatch(r'best_.*\.pth', name) else None

@@ -78,7 +78,7 @@ def served_operators() -> list[str]:
 
 
 def _missing(name: str) -> Callable:
-    """Return what stands in for an operator of mmcv that is not served."""
+    """Return a function that raises an error, in place of an operator of mmcv that is not served."""
     if name.startswith('__'):
         raise AttributeError(f'mmcv._ext has no attribute {name!r}')
 

@@ -1,6 +1,6 @@
-"""Which versions of the stack this package works with, and what to install where one is missing or too old.
+"""Checks the versions of the stack. An error names the version that is needed and how to install it.
 
-Imported before anything that needs mmengine, mmcv or mmdet, whose own errors name no remedy.
+Import this module before mmengine, mmcv and mmdet: their own errors name no remedy.
 """
 
 import importlib.util
@@ -14,13 +14,13 @@ MINIMUM = {
     'torch': ('2.1', 'the hooks of torch 2.0 lack an option'),
     'mmengine': ('0.10.7', 'with 0.10.0 a resumed training run was another one than an undisturbed one'),
     'mmcv': ('2.0.1', 'mmcv 2.0.0 cannot build a convolution whose type is a class, and mmcv 1 belongs to mmdet 2'),
-    'mmdet': ('3.3.0', 'older ones were never run with this package, and mmdet 2 has other heads'),
+    'mmdet': ('3.3.0', 'older ones are not tested with this package, and mmdet 2 has other heads'),
 }
-"""Module -> the lowest version with which the tests were run, and why no older one."""
+"""Module -> the lowest version with which the tests were run, and the reason."""
 
 
 def check_stack() -> None:
-    """Check Python, torch, mmengine, mmcv and mmdet, and import mmdet where it would refuse mmcv 2.2.
+    """Check the versions of Python, torch, mmengine, mmcv and mmdet; import mmdet, also where it refuses mmcv 2.2.
 
     Raises:
         ImportError: If one is not installed or too old. The message is one line.
@@ -43,7 +43,7 @@ def check_stack() -> None:
 def _check(name: str) -> None:
     """Check the version of one module."""
     module, (minimum, reason) = import_module(name), MINIMUM[name]
-    # The numbers at the front are enough: a local part, as in 2.14.1+cu130, or a pre-release counts as its release.
+    # Compare release numbers only: 2.14.1+cu130 and pre-releases count as their release.
     got = _numbers(module.__version__)
     if got < _numbers(minimum):
         raise ImportError(
@@ -57,10 +57,10 @@ def _numbers(version: str) -> list[int]:
 
 
 def _import_mmdet() -> None:
-    """Import mmdet, and let it take mmcv 2.2 or newer.
+    """Import mmdet, also with mmcv 2.2 or newer.
 
-    mmdet 3.3.0 refuses mmcv 2.2.0 by an assertion (mmdetection issues 12312 and 11668) and works with it. Only while
-    mmdet is imported for the first time, and only where it refuses, mmcv says that it is an older one.
+    mmdet 3.3.0 refuses mmcv 2.2.0 by an assertion (mmdetection issues 12312 and 11668) but works with it. If the
+    assertion fails, this function imports mmdet again while mmcv reports version 2.1.0.
     """
     try:
         import_module('mmdet')

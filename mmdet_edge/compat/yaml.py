@@ -1,4 +1,4 @@
-"""What mmengine needs to read YAML without calling what it names."""
+"""A YAML reader for mmengine that never calls a function named in a file."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from mmengine.fileio.handlers import YamlHandler
 try:
     from yaml import CSafeLoader as SafeLoader
 except ImportError:
-    # PyYAML built without libyaml: the same, slower.
+    # PyYAML was built without libyaml: the same loader, slower.
     from yaml import SafeLoader
 
 PYTHON_TAG = 'tag:yaml.org,2002:python/'
 
 
 class _YamlLoader(SafeLoader):
-    """Reads values, and the tuples that ``Config.dump`` writes; whatever else a file asks Python for is refused."""
+    """Reads values, and the tuples that ``Config.dump`` writes; refuses all other Python objects."""
 
     def tuple_of(self, node: Any) -> tuple:
         """Read a tuple."""
@@ -39,9 +39,9 @@ class _YamlHandler(YamlHandler):
         return super().load_from_fileobj(file, **{'Loader': _YamlLoader, **kwargs})
 
 
-def disarm_yaml() -> None:
-    """Let mmengine read YAML, configs among it, without calling the functions that a file names.
+def use_safe_yaml() -> None:
+    """Replace mmengine's handler of YAML files, configs included.
 
-    mmengine's own handler uses the loader that calls them.
+    mmengine's own handler uses the loader that calls the functions named in a file.
     """
     register_handler(['yaml', 'yml'])(_YamlHandler)

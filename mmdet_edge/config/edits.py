@@ -66,7 +66,7 @@ def use_boundary_metric(cfg: Config, splits: Sequence[str]) -> None:
     for split in splits:
         if split not in changed:
             raise UserError(f"--boundary: {split}_evaluator has no CocoMetric with metric 'segm'")
-    # For whoever runs the config that is written to the work dir.
+    # The config in the work dir must also run with other tools.
     import_mmdet_edge(cfg)
 
 

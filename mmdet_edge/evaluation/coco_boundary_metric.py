@@ -8,6 +8,7 @@ medium, large), M limits on the number of detections.
 """
 
 import importlib.util
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.fileio import load
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
@@ -238,7 +238,7 @@ class CocoBoundaryMetric(CocoMetric):
             if source not in files:
                 raise KeyError(f'{type(self).__name__}: {metric} needs masks, and the predictions have none')
             if source not in detections:
-                found = load(files[source])
+                found = json.loads(Path(files[source]).read_text())
                 if not found:
                     logger.error('The testing results of the whole dataset is empty.')
                     break

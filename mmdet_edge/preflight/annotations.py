@@ -31,7 +31,7 @@ class Use:
         classes (tuple[str, ...], optional): Classes of the data set, compared with the categories. Defaults to None.
         folder (str, optional): Where its images must be. Defaults to None: not looked for.
         size_of (Callable, optional): Returns the (height, width) with which the pipeline loads an image file, or None
-            if that cannot be told. Defaults to None.
+            if that is unknown. Defaults to None.
         is_training (bool): Whether it is trained on. Defaults to False.
         needs_objects (bool): Whether it must have objects, as to train without empty images. Defaults to False.
         with_masks (bool): Whether masks are read. Defaults to True.
@@ -499,7 +499,7 @@ RULES = (
 def _check_objects(objects: Objects, names: list[str], use: Use, report: Report) -> None:
     """Report what the rules find, and count what is left to train on or to evaluate."""
     is_class = np.array([use.classes is None or name in use.classes for name in names] or [True])
-    # After an error in the classes it would be told twice.
+    # After an error in the classes this would be reported twice.
     objects.is_class = is_class[objects.category.astype(int)] | bool(report.errors)
     objects.mask = objects.column('mask') if use.with_masks else np.full(len(objects.ids), Mask.NOT_READ)
     found = np.full(len(objects.ids), len(RULES))

@@ -131,7 +131,7 @@ def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool =
 
 
 def check_pretrained(model: ConfigDict) -> None:
-    """Check that the weights a training starts from can be had.
+    """Check that the pretrained weights of a model are available.
 
     Args:
         model (ConfigDict): Config of the model.

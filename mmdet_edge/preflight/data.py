@@ -226,7 +226,7 @@ def uses_of(dataset: ConfigDict, split: str) -> Iterator[tuple[str, Use]]:
             folder,
             size_of=_Sizes(loading_step(dataset, 'LoadImageFromFile')),
             is_training=split == 'train',
-            # mmdet trains on images without objects, as those without labels are, unless it is told to leave them out.
+            # mmdet trains on images without objects, such as unlabelled ones, unless filter_empty_gt removes them.
             needs_objects=split == 'train' and bool(filters.get('filter_empty_gt')),
             with_masks=bool(loads_masks(dataset)),
             poly2mask=bool((loads or {}).get('poly2mask', True)),

@@ -38,8 +38,8 @@ def build_model(cfg: Config, splits: Sequence[str] = ()) -> nn.Module:
         # A copy: what is built takes keys out of its config.
         model = MODELS.build(copy.deepcopy(cfg.model))
     except Exception as error:
-        # Whatever a constructor raises; registries put the names of the classes before it. mmdet's assertions have no
-        # text: then the line is told.
+        # A constructor can raise anything; registries prepend the names of the classes. mmdet's assertions have no
+        # text: report the line of code instead.
         root: BaseException = error
         while root.__context__ is not None:
             root = root.__context__

@@ -109,7 +109,7 @@ def _parts(value: Any, where: str, registries: tuple[Registry, ...]) -> Iterator
         if has_type and (registries or 'type' not in value):
             yield where, value, registries
         if registries == (TRANSFORMS,):
-            # What is inside of one may be of another library; building it tells.
+            # A nested transform may belong to another library: building it is the check.
             return
         for key, item in value.items():
             # default_hooks, and what there is for several optimizers, hold parts under names of their own.
@@ -163,7 +163,7 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
 
 
 def find_type(name: str, scope: Optional[str], registries: tuple[Registry, ...]) -> Any:
-    """Return the class or function that a name stands for; None if there is none."""
+    """Return the class or function that is registered under a name; None if there is none."""
     for registry in registries:
         try:
             with registry.switch_scope_and_registry(scope) as scoped:

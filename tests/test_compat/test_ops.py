@@ -156,7 +156,7 @@ def test_it_looks_like_a_module():
 
 def focal_inputs(device, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
-    # Also logits beyond the range in which float32 can tell a probability from 0 or 1.
+    # Also logits whose probability is exactly 0 or 1 in float32.
     logits = torch.cat(
         [3 * torch.randn(12, 4, generator=generator), torch.tensor([[20.0, -20, 120, -120]]).repeat(2, 1)]
     )

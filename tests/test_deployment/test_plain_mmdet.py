@@ -223,17 +223,17 @@ def fails(cfg, checkpoint, out, match, error=ValueError):
     assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
-class Hostile:
+class Untrusted:
     def __reduce__(self):
-        return os.mkdir, (os.environ['HOSTILE'],)
+        return os.mkdir, (os.environ['UNTRUSTED'],)
 
 
 @pytest.mark.skipif(torch.__version__ < '2.6', reason='torch < 2.6 does not refuse anything by default')
-def test_hostile_checkpoints_are_refused(trained, tmp_path, monkeypatch):
-    monkeypatch.setenv('HOSTILE', str(tmp_path / 'was_here'))
-    torch.save(dict(state_dict={}, meta=Hostile()), tmp_path / 'hostile.pth')
-    match = 'hostile.pth .*could run code.*GLOBAL posix.mkdir'
-    fails(Config.fromfile(trained[0]), tmp_path / 'hostile.pth', tmp_path / 'new' / 'plain', match)
+def test_untrusted_checkpoints_are_refused(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv('UNTRUSTED', str(tmp_path / 'was_here'))
+    torch.save(dict(state_dict={}, meta=Untrusted()), tmp_path / 'untrusted.pth')
+    match = 'untrusted.pth .*could run code.*GLOBAL posix.mkdir'
+    fails(Config.fromfile(trained[0]), tmp_path / 'untrusted.pth', tmp_path / 'new' / 'plain', match)
     assert not (tmp_path / 'was_here').exists()
 
 

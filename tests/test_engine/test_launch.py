@@ -113,7 +113,7 @@ def test_edge_for_any_config(stages, work_dir, types):
     assert [head.type for head in heads] == types[:3]
     assert heads[2].loss_edge == dict(loss_weight=2)
     assert cfg.custom_imports.imports == ['mmdet_edge']
-    # Not that of the training without: --resume would go on with its checkpoint.
+    # Not the work dir of the baseline: --resume would load its checkpoint.
     assert cfg.work_dir == f'work_dirs/{work_dir}'
     assert load(COCO, work_dir='x', edge_stages='all').work_dir == 'x'
 
@@ -137,7 +137,7 @@ def test_edge_where_it_cannot_be(config, stages, message):
 
 def test_resume(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path), load_from='pretrained.pth'))
-    # Nothing to go on from: a first start.
+    # No checkpoint yet: a first start.
     edits.use_resume(cfg, 'auto')
     assert 'resume' not in cfg and cfg.load_from == 'pretrained.pth'
     (tmp_path / 'iter_2.pth').touch()

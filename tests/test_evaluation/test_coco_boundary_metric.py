@@ -5,6 +5,11 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
+
+# First: a process that is spawned imports this file before conftest.py.
+import mmdet_edge  # noqa: F401
+
+# isort: split
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.logging import MMLogger

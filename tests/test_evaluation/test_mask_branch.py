@@ -57,7 +57,7 @@ def build(cfg):
 
 
 class Oracle:
-    """Stands in for the forward of a mask head: knows the masks of the batch's images, in order."""
+    """Replaces the forward of a mask head: returns the masks of the batch's images, in order."""
 
     def __init__(self, batch, size=28, channels=6, spoil=None):
         logits = []

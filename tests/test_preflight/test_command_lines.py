@@ -11,7 +11,7 @@ BOXES_ONLY = "[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with
 MASK_LOSS = dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0)
 
 CONFIG_CASES = {
-    # What stands below the shapes config -> what is said.
+    # Lines appended to the shapes config -> the expected message.
     'filter typo': ("HEAD(loss_edge=dict(filters='sobell'))", "unknown edge filter 'sobell'.*did you mean 'sobel'"),
     'filter twice': ("HEAD(loss_edge=dict(filters=['sobel', 'sobel']))", 'a filter is named twice'),
     'no filter': ('HEAD(loss_edge=dict(filters=[]))', 'filters is empty'),

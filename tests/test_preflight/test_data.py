@@ -96,7 +96,7 @@ CLASSES = dict(classes=('cat', 'dog'))
 
 
 def check_config(folder, given, **options):
-    """Check a data set of a config: what stands in the file, and settings of the config."""
+    """Check a data set of a config: the content of its file, and options of the config."""
     check(folder, given)
     dataset = dict(type='CocoDataset', data_root=str(folder), ann_file='x.json', data_prefix=dict(img=''), **options)
     ((path, use),) = checks.uses_of(ConfigDict(dataset), 'train')

@@ -199,7 +199,7 @@ class Sum(BaseModel):
 
 
 class Note(Hook):
-    """Notes the step that a training starts with."""
+    """Records the iteration at which a training run starts."""
 
     def before_train(self, runner):
         self.start = runner.iter
@@ -250,7 +250,7 @@ def test_all_ranks_resume_from_the_same_checkpoint(launch, tmp_path):
     os.truncate(work_dir / 'iter_6.pth', 100)
     results, codes = launch(train_numbers, 2, str(work_dir), 8, True)
     assert codes == [0, 0] and [results[rank][0] for rank in range(2)] == [(4, 8)] * 2
-    # Told once.
+    # Reported once.
     (line,) = results[0][1]
     assert 'iter_6.pth is damaged' in line and 'iter_4.pth' in line and results[1][1] == []
     assert torch.load(work_dir / 'iter_8.pth')['meta']['iter'] == 8

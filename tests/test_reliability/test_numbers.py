@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.registry import init_default_scope
 
 from mmdet_edge import EdgeAgreementMaskHead, EdgeLoss, EdgeWeightedCrossEntropyLoss, edge_loss
 from mmdet_edge.models.losses.edge_filters import EDGE_FILTERS, GAUSSIAN_KERNEL
@@ -169,6 +170,7 @@ def test_float16_with_the_largest_responses(size):
 
 def train_head(dtype, seed, steps=50):
     """Train a small mask head on RoI features of discs, as RoIs have them; return the losses of each step."""
+    init_default_scope('mmdet')
     torch.manual_seed(seed)
     head = EdgeAgreementMaskHead(num_convs=2, in_channels=8, conv_out_channels=16, num_classes=3)
     head.init_weights()

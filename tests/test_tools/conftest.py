@@ -91,7 +91,7 @@ def evaluate_alone_and_in(processes, config, checkpoint, folder, *options):
 
 
 def free_port():
-    """A port that stays free until torchrun listens: not of the range from which the system serves whoever asks."""
+    """A port that stays free until torchrun listens: outside of the range of ports that the system assigns itself."""
     while True:
         port = random.SystemRandom().randrange(10000, 32768)
         with socket.socket() as server, contextlib.suppress(OSError):

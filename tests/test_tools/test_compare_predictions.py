@@ -86,8 +86,10 @@ def test_mistakes_are_told_in_one_line(shapes, checkpoints, tmp_path, monkeypatc
     assert '--out must be a folder' in error(checkpoints, checkpoints[0])
 
     other = tmp_path / 'other.py'
+    # The same classes in another order.
     other.write_text(
-        f"_base_ = {str(EDGE)!r}\ntest_dataloader = dict(dataset=dict(metainfo=dict(classes=('star', 'gear'))))\n"
+        f'_base_ = {str(EDGE)!r}\ntest_dataloader = dict(dataset=dict(metainfo=dict(classes=('
+        "'gear', 'star', 'cross', 'ring', 'crescent', 'flower'))))\n"
     )
     assert 'A and B must be models of the same classes' in error(checkpoints, tmp_path, configs=(EDGE, other))
     boxes = tmp_path / 'boxes.py'

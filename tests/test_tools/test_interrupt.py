@@ -16,6 +16,8 @@ def test_interrupting_a_training_run_prints_how_to_resume(shapes, tmp_path):
          f'data_root={shapes}', 'default_hooks.logger.interval=1', 'train_dataloader.num_workers=1',
          'train_dataloader.persistent_workers=True'],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell lets what it starts in the background ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.time() + 300
     while not any('loss_edge' in log.read_text() for log in tmp_path.glob('*/*.log')):

@@ -148,7 +148,7 @@ def test_two_processes_one_without_objects(half_empty, tmp_path):
         *options(half_empty, 3, **more), PORT=free_port(),
     )  # fmt: skip
     assert len(lines_with(output, 'Edge loss is on')) == 1
-    # The first process logs: it has no object, yet the same keys.
+    # Rank 0 logs: it has no object, yet the same keys.
     steps = [line for line in scalars(tmp_path / 'run') if 'loss' in line]
     assert len(steps) == 3 and all(s['loss_edge'] == s['loss_mask'] == 0 < s['loss_rpn_cls'] for s in steps)
     # The mask head learned from the objects of the second: its bias started at 0.

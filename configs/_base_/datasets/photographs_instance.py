@@ -4,7 +4,7 @@ dataset_type = 'CocoDataset'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    # Small, for a CPU; a GPU stands twice as much.
+    # Small, for a CPU; on a GPU use twice the size.
     dict(type='Resize', scale=(320, 256), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),

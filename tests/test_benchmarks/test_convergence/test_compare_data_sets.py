@@ -42,6 +42,8 @@ def test_tables_and_choice(results):
     assert '| b | bold | +100.0 % | -1.2 % |' in printed
     assert '| a | safe | +30.0 % | +2.5 % |' in printed
     assert '| c | safe | +10.0 % | +0.0 % |' in printed
+    printed = run_python(TOOL, *results, '--budget', 60, '--candidates', 'bold', 'safe', '--by', 'mask')
+    assert '| c | bold | +50.0 % | +1.2 % |' in printed and '| a | safe | ' in printed
 
 
 def test_no_such_results(tmp_path):
@@ -53,4 +55,4 @@ def test_time_mask_losses():
     names = ['baseline', 'sobel-p2-w3', 'lovasz-w1', 'focal-w4', 'dice-w10']
     printed = run_python('benchmarks.cost.time_mask_losses', spec, *names, '--rois', 4, '--repeats', 2)
     assert all(f'| {name} | ' in printed for name in names)
-    assert "error: 'none'" in run_python('benchmarks.cost.time_mask_losses', spec, 'none', code=1)
+    assert "has no setting 'none'" in run_python('benchmarks.cost.time_mask_losses', spec, 'none', code=1)

@@ -231,7 +231,7 @@ def fail(text, done):
 def half_done(folder, done):
     """A stage that waits until its progress was printed."""
     done.value = 0.4
-    while not Path(folder, 'go on').exists():
+    while not Path(folder, 'continue').exists():
         time.sleep(0.02)
 
 
@@ -242,7 +242,7 @@ def console(tmp_path):
     class Output(io.StringIO):
         def write(self, text):
             if '40%' in text:
-                (tmp_path / 'go on').touch()
+                (tmp_path / 'continue').touch()
             return super().write(text)
 
     return Console(file=Output(), width=160)

@@ -91,7 +91,7 @@ def test_truncated_distance_is_the_chessboard_distance(peer_mask_losses, steps):
 def test_contour_distance_by_hand(peer_mask_losses):
     first, second = torch.zeros(2, 1, 9, 9)
     first[0, 4, 2], second[0, 4, 5] = 1, 1
-    # Two single pixels, three apart: each contour costs 3 of 5 steps.
+    # Two single pixels, three apart: the distance of each contour is 3, of at most 5.
     loss = peer_mask_losses.ContourDistanceLoss(steps=5)
     assert torch.allclose(loss(100 * (first - 0.5), second), torch.tensor(3 / 5))
     assert loss(100 * (first - 0.5), first) < 1e-6

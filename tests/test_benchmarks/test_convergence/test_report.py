@@ -103,9 +103,9 @@ def test_markdown_table_of_speed_ups():
     assert len(lines) == 2 + 2 * 5
 
 
-def colors_of(picture):
+def colors_of(figure):
     return {
-        name: int((np.abs(picture.astype(int) - color).max(-1) < 8).sum())
+        name: int((np.abs(figure.astype(int) - color).max(-1) < 8).sum())
         for name, color in dict(base=(0x33, 0x33, 0x33), edge=(0xD5, 0x5E, 0x00), other=(0x00, 0x72, 0xB2)).items()
     }
 
@@ -124,10 +124,10 @@ def test_figure_has_a_panel_for_each_metric_and_a_line_for_each_setting(tmp_path
             for seed in range(3 if name == 'base' else 1):
                 iou = 0.1 * math.log(budget) + lead + rng.normal(0, 0.01)
                 results.append(run(name, budget, seed, iou, **dict.fromkeys(metrics[2:], iou / 2)))
-    picture = draw(tmp_path / 'new/figure.png', results, 'base', metrics)
+    figure = draw(tmp_path / 'new/figure.png', results, 'base', metrics)
     # Two rows of two panels.
-    assert 780 < picture.shape[1] < 900 and 600 < picture.shape[0] < 800
-    drawn = colors_of(picture)
+    assert 780 < figure.shape[1] < 900 and 600 < figure.shape[0] < 800
+    drawn = colors_of(figure)
     assert drawn['base'] > 300 and drawn['edge'] > 300 and drawn['other'] == 0
     alone = [result for result in results if result.key.setting == 'edge']
     one = draw(tmp_path / 'one.png', alone, 'edge', [IOU])
@@ -147,6 +147,6 @@ def test_report_has_a_table_for_each_budget_of_the_baseline(results, tmp_path):
     path = write_report(study(results), tmp_path / 'new')
     text = path.read_text()
     assert re.findall('^## (.*)$', text, re.MULTILINE) == [
-        '40 iterations', "The configs' own schedule", 'Speed-up: how many times fewer iterations'
+        '40 iterations', "The configs' own schedule", 'Speed-up in iterations'
     ]  # fmt: skip
     assert equal_iterations_markdown(study(results), 40) in text and (path.parent / 'convergence.png').is_file()

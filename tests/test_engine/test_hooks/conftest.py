@@ -51,7 +51,7 @@ class Given(BaseMetric):
 
 
 class Killed(BaseException):
-    """Stands in for a signal."""
+    """Raised in place of a signal."""
 
 
 class KillHook(Hook):

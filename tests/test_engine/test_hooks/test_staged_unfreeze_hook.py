@@ -17,7 +17,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from mmdet_edge import StagedUnfreezeHook, get_config_path
-from mmdet_edge.engine.launch import distribute_on_cpu
+from mmdet_edge.engine.launch import _start_process_group, distribute_on_cpu
 
 RUNS = itertools.count()
 HOOK = dict(type='StagedUnfreezeHook', unfreeze_at={'backbone': 4, 'backbone.layer2': 2})
@@ -156,6 +156,7 @@ def process(rank, port, folder):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
     cfg = Config(dict(launcher='pytorch', find_unused_parameters=True))
     distribute_on_cpu(cfg)
+    _start_process_group(cfg)
     options = dict(cfg=cfg, launcher='pytorch', batch_size=1)
     _, weights = train(f'{folder}/straight', **options)
     train(f'{folder}/run', **options, iterations=3)

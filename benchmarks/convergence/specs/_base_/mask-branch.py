@@ -65,7 +65,7 @@ for _name, _type, _weights in (
 ):
     for _w in _weights:
         settings[f'{_name}-w{_w}'] = _peer(_type, replace=True, loss_weight=_w)
-# The survey of the paper: filters, exponents, smoothing and the weighted cross entropy, weights over two decades.
+# The paper's ablation: filters, exponents, smoothing and the weighted cross entropy, weights over two decades.
 for _p, _weights in {
     1: (0.1, 0.3, 1, 3, 10),
     1.5: (0.3, 1, 3, 10, 30),
@@ -111,7 +111,7 @@ settings['squared-w10+sobel-p1-w1'] = _mask(dict(type='MSELoss', loss_weight=10)
 # Scharr answers four times as strongly as Sobel to a straight edge.
 for _p, _w in ((1, 0.25), (1.5, 0.375), (2, 0.1875)):
     settings[f'scharr-p{_p}-w{_w}'] = _tried(type='TriedEdgeLoss', kernels='scharr', exponent=_p, loss_weight=_w)
-# Kernels divided by their largest response, with the weight that makes Sobel the recommended setting.
+# Kernels divided by their largest response, with the weight at which Sobel equals sobel-p1.5-w3.
 for _filters in ('prewitt', 'kayyali', 'roberts', 'laplacian'):
     settings[f'normalized-{_filters}-p1.5-w24'] = _tried(
         type='TriedEdgeLoss', kernels=_filters, normalized=True, exponent=1.5, loss_weight=24

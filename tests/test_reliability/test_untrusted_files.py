@@ -1,4 +1,4 @@
-"""A checkpoint is data: what it holds beside numbers and text is refused, and nothing in it is run."""
+"""A checkpoint is data: anything but numbers, text and containers is refused, and no code in it is run."""
 
 import ast
 import functools
@@ -22,7 +22,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdet_edge.engine.launch import build_runner, edit_config, read_config
 
-from . import hostile
+from . import untrusted
 from .conftest import EDGE, ROOT
 
 pytestmark = pytest.mark.skipif(torch.__version__ < '2.6', reason='torch < 2.6 runs the code of a checkpoint')
@@ -32,8 +32,8 @@ REFUSED = (pickle.UnpicklingError, RuntimeError, TypeError, ValueError)
 
 @pytest.fixture(scope='module')
 def code_files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('hostile')
-    return hostile.write_code_checkpoints(folder, folder / 'marker'), folder / 'marker'
+    folder = tmp_path_factory.mktemp('untrusted')
+    return untrusted.write_code_checkpoints(folder, folder / 'marker'), folder / 'marker'
 
 
 def load(path):
@@ -65,9 +65,9 @@ def test_code_is_refused(code_files):
         assert not marker.exists(), name
 
 
-@pytest.mark.parametrize('name', hostile.memory_tricks())
+@pytest.mark.parametrize('name', untrusted.memory_tricks())
 def test_misuse_of_what_mmengine_needs_is_refused(name, tmp_path):
-    hostile.write_zip(hostile.pickled(hostile.checkpoint(hostile.memory_tricks()[name])), tmp_path / 'x.pth')
+    untrusted.write_zip(untrusted.pickled(untrusted.checkpoint(untrusted.memory_tricks()[name])), tmp_path / 'x.pth')
     statistics = dict(HistoryBuffer()._statistics_methods)
     with pytest.raises(REFUSED):
         load(tmp_path / 'x.pth')
@@ -75,7 +75,7 @@ def test_misuse_of_what_mmengine_needs_is_refused(name, tmp_path):
 
 
 def test_the_honest_form_of_the_tricks_loads(tmp_path):
-    hostile.write_zip(hostile.pickled(hostile.checkpoint(dict(loss=hostile.history()))), tmp_path / 'x.pth')
+    untrusted.write_zip(untrusted.pickled(untrusted.checkpoint(dict(loss=untrusted.history()))), tmp_path / 'x.pth')
     history = load(tmp_path / 'x.pth')['message_hub']['log_scalars']['loss']
     assert type(history) is HistoryBuffer and history.data[0].tolist() == [1, 2]
 
@@ -138,7 +138,7 @@ def test_init_detector_refuses(name, code_files):
 
 @pytest.fixture
 def address(code_files, tmp_path, monkeypatch):
-    """A server with the hostile files and a good one."""
+    """A server with the untrusted files and a valid one."""
     files, _ = code_files
     folder = files['eval'].parent
     torch.save(dict(state_dict=dict(weight=torch.ones(2))), folder / 'good.pth')
@@ -163,9 +163,9 @@ def test_what_comes_from_an_address_is_not_trusted_either(name, code_files, addr
 
 def test_the_config_text_in_a_checkpoint_is_not_run(weights, shapes, tmp_path):
     marker, path = tmp_path / 'marker', tmp_path / 'iter_1.pth'
-    text = hostile.touch(marker)
+    text = untrusted.touch(marker)
     meta = dict(epoch=0, iter=1, config=text)
-    torch.save(dict(state_dict=weights, meta=meta, message_hub=MessageHub('hostile').state_dict()), path)
+    torch.save(dict(state_dict=weights, meta=meta, message_hub=MessageHub('untrusted').state_dict()), path)
     runner = build_runner(edit_config(read_config(EDGE), dict(data_root=str(shapes)), str(tmp_path / 'run')))
     runner.resume(str(path))
     assert runner.iter == 1 and not marker.exists()
@@ -195,9 +195,9 @@ def test_the_config_text_in_a_checkpoint_is_not_run(weights, shapes, tmp_path):
 def test_a_resume_removes_no_file_that_a_checkpoint_names(path, kept, hook, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = path.format(run=tmp_path / 'run') if isinstance(path, str) else path
-    hub = MessageHub('hostile')
+    hub = MessageHub('untrusted')
     hub.runtime_info.update(dict.fromkeys(('best_ckpt', 'best_ckpt_a', 'best_ckpt_b'), path), keep_ckpt_ids=['../x'])
-    logger = logging.getLogger('hostile')
+    logger = logging.getLogger('untrusted')
     runner = SimpleNamespace(work_dir=str(tmp_path / 'run'), message_hub=hub, logger=logger, iter=0, max_iters=1)
     one, two = (
         HOOKS.build(dict(type=hook, save_best=best, rule='greater', max_keep_ckpts=1)) for best in ('a', ['a', 'b'])
@@ -210,12 +210,12 @@ def test_a_resume_removes_no_file_that_a_checkpoint_names(path, kept, hook, tmp_
 
 
 def test_an_array_is_filled_once(tmp_path):
-    dtype = hostile.Call(hostile.DTYPE, 'f8', False, True)
-    once = hostile.pickled(hostile.array(dtype, b'A' * 8))
-    twice = once[:-1] + hostile.pickled((1, (1,), dtype, False, b'B' * 8))[2:-1] + pickle.BUILD + pickle.STOP
-    hostile.write_zip(once, tmp_path / 'once.pth')
+    dtype = untrusted.Call(untrusted.DTYPE, 'f8', False, True)
+    once = untrusted.pickled(untrusted.array(dtype, b'A' * 8))
+    twice = once[:-1] + untrusted.pickled((1, (1,), dtype, False, b'B' * 8))[2:-1] + pickle.BUILD + pickle.STOP
+    untrusted.write_zip(once, tmp_path / 'once.pth')
     assert load(tmp_path / 'once.pth').shape == (1,)
-    hostile.write_zip(twice, tmp_path / 'twice.pth')
+    untrusted.write_zip(twice, tmp_path / 'twice.pth')
     with pytest.raises(REFUSED, match='once'):
         load(tmp_path / 'twice.pth')
 
@@ -225,7 +225,7 @@ UNSAFE_NAMES = {'read_pickle', 'popen', 'system', 'unsafe_load', 'full_load', 'L
 
 
 def trusts(node):
-    """Tell whether a piece of Python reads a file, or runs a text, with trust."""
+    """Return whether a syntax node unpickles a file, or executes a text."""
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         names = {(alias.name, alias.asname) for alias in node.names}
         if isinstance(node, ast.Import):

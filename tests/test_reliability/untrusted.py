@@ -1,6 +1,6 @@
-"""Checkpoints that would run code, or reach into memory, if they were unpickled with trust.
+"""Untrusted checkpoints that would run code, or read foreign memory, if a plain unpickler loaded them.
 
-What the first kind would do is harmless: make a marker file, whose absence the tests assert.
+The code is harmless: it makes a marker file, and the tests assert that there is none.
 """
 
 import collections
@@ -35,7 +35,7 @@ class Call:
 
 
 class Name:
-    """Pickled as a name, whatever stands for it here."""
+    """Pickled as the name of a function or class, which need not exist here."""
 
     def __init__(self, module, name):
         self.module, self.name = module, name
@@ -166,7 +166,7 @@ def history(**state):
 
 
 class Elsewhere(collections.OrderedDict):
-    """Pickled as an OrderedDict whose attributes tell numpy that its data are at some address."""
+    """Pickled as an OrderedDict with an array interface that names an address in memory."""
 
     def __reduce__(self):
         interface = dict(data=(4096, True), shape=(1 << 20,), typestr='|u1', version=3)
