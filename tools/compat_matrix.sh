@@ -54,7 +54,7 @@ install_compiled() {
 # The lowest versions that are allowed: setup.cfg, requirements.txt, mmdet_edge/compat/versions.py.
 install_floor() {
     make_env python3.10
-    pip install torch==2.1.2 torchvision==0.16.2 'numpy<2' mmcv-lite==2.0.1 mmengine==0.10.0 mmdet==3.3.0 'setuptools<81' \
+    pip install torch==2.1.2 torchvision==0.16.2 'numpy<2' mmcv-lite==2.0.1 mmengine==0.10.7 mmdet==3.3.0 'setuptools<81' \
         faster-coco-eval==1.7.0 shapely==2.0.0 'opencv-python<4.12' 'onnx<1.18' 'onnxruntime<1.20' "${COMMON[@]}"
 }
 

@@ -28,7 +28,7 @@ def test_what_is_missing_is_named_with_the_extra_that_installs_it(missing, monke
         ('mmdet', '2.28.2', False),
         ('mmdet', '3.2.0', False),
         ('mmdet', '3.10.0', True),
-        ('mmengine', '0.9.1', False),
+        ('mmengine', '0.10.6', False),
         ('mmengine', '0.10.12', True),
         ('torch', '2.0.1+cu118', False),
         ('torch', '2.1.0a0+git1234567', True),
