@@ -37,6 +37,8 @@ def _run_tool(args, log):
     os.sched_getaffinity = lambda _: {0}
     sys.argv = [TOOL, *args]
     sys.path.insert(0, str(ROOT))
+    # Imported by the tests, too, at which runpy would warn.
+    sys.modules.pop(f'{TOOL}.__main__', None)
     runpy.run_module(TOOL, run_name='__main__')
 
 
