@@ -1,5 +1,6 @@
 """Ctrl-C ends a tool with one line."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def test_interrupting_a_training_run_prints_how_to_resume(shapes, tmp_path):
         assert process.poll() is None and time.time() < deadline
         time.sleep(0.5)
     # As a terminal does: to the workers too.
-    subprocess.run(['kill', '-INT', f'-{process.pid}'], check=True)
+    os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
     lines = [line for line in errors.splitlines() if line]
