@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import mmdet_edge  # noqa: F401
 
 # isort: split
+import mmcv
+import mmdet
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as config_utils
 from mmengine.structures import InstanceData
+from mmengine.utils import digit_version
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +44,14 @@ def device(request):
     if device.type == 'cuda' and not torch.cuda.is_available():
         pytest.skip(f'--device {device}, but torch sees no GPU')
     return device
+
+
+@pytest.fixture
+def mmdet_alone():
+    """For tests of mmdet without this package, or before it: skips them where mmdet refuses mmcv."""
+    refused = getattr(mmdet, 'mmcv_maximum_version', None)
+    if refused and digit_version(mmcv.__version__) >= digit_version(refused):
+        pytest.skip(f'mmdet {mmdet.__version__} alone refuses mmcv {mmcv.__version__}')
 
 
 @pytest.fixture(scope='session')

@@ -57,6 +57,7 @@ def exported(trained, tmp_path_factory):
     return out
 
 
+@pytest.mark.usefixtures('mmdet_alone')
 def test_predictions_are_bit_identical_without_this_package(trained, exported, tmp_path):
     config, checkpoint = trained
     image = str(config.parent / 'shapes' / 'val' / '000000.png')

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 
 from mmdet_edge import EdgeAgreementMaskHead, EdgeLoss, EdgeWeightedCrossEntropyLoss
 
@@ -54,6 +55,8 @@ def test_class_selected_logits_give_the_losses_and_gradients_of_all_logits(devic
     features = torch.randn(len(labels), 8, 7, 7, generator=torch.Generator().manual_seed(0)).to(device)
     targets = (torch.rand(len(labels), 14, 14, generator=torch.Generator().manual_seed(1)) > 0.5).float().to(device)
     label = torch.tensor(labels, dtype=torch.long, device=device)
+    # A test before it may have left another scope.
+    init_default_scope('mmdet')
     results = []
     for options in ({}, PLAIN):
         torch.manual_seed(0)
@@ -69,6 +72,7 @@ def test_class_selected_logits_give_the_losses_and_gradients_of_all_logits(devic
         torch.testing.assert_close(selected, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='torch 2.1 cannot trace an autograd.Function with options')
 def test_compiles_as_one_graph(masks):
     torch.compiler.reset()
     loss = EdgeLoss()

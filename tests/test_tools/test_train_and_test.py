@@ -241,7 +241,9 @@ def test_gloo_has_ended_when_the_interpreter_does(shapes, tmp_path):
 
 def test_check_starts_nothing(shapes, tmp_path):
     arguments = (EDGE, '--check', '--work-dir', tmp_path / 'run')
-    assert run_python('train.py', *arguments, '--cfg-options', f'data_root={shapes}') == ''
+    output = run_python('train.py', *arguments, '--cfg-options', f'data_root={shapes}')
+    # OneDL's mmdet prints lines of its own.
+    assert [line for line in output.splitlines() if 'OneDL' not in line] == []
     assert not (tmp_path / 'run').exists()
 
 
