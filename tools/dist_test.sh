@@ -9,11 +9,12 @@ GPUS=${3:?usage: dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]}
 
 export PYTHONPATH="$(dirname "$0")/..${PYTHONPATH:+:$PYTHONPATH}"
 
-# Check once, before torchrun starts: a mistake is then one line, not one per process plus torchrun's report.
+# Check once, before any process starts: a mistake is then one line, not one per process plus the launcher's report.
 python "$(dirname "$0")/test.py" "$CONFIG" "$CHECKPOINT" "${@:4}" --check
 
-# exec: a signal to this script's process reaches torchrun, which ends all processes.
-exec torchrun \
+# Not the script torchrun: an environment on top of another one need not have it.
+# exec: a signal to this script's process reaches the launcher, which ends all processes.
+exec python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

@@ -312,6 +312,9 @@ class Launcher:
         end = run.final_iteration
         last = {key: value for line in run.scalars if line['step'] == end for key, value in line.items()}
         metrics = {k: v for k, v in last.items() if '/' in k}
+        if metrics and not any(name.startswith('coco/') for name in metrics):
+            # CocoMetric reports nothing where nothing is detected, as by a detector whose training has collapsed.
+            metrics.update({name: 0.0 for name in self.spec.metrics if name.startswith('coco/')})
         return metrics if set(self.spec.metrics) <= set(metrics) else None
 
     def _has_features(self) -> bool:

@@ -8,6 +8,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+# First: it may have to serve the operators without which mmdet cannot be imported.
+import mmdet_edge  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 from mmdet.registry import MODELS

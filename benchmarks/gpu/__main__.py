@@ -13,8 +13,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,9 @@ from benchmarks.cost.timing import describe_machine
 from mmdet_edge.errors import UserError, one_line_errors
 from mmdet_edge.version import __version__
 
-from .stages import ROOT, Task, it_works, what_it_costs, what_it_gains
+from .stages import ROOT, Task, checks, commands, what_it_costs, what_it_gains
 
-SHARES = {'it works': 0.25, 'what it costs': 0.3, 'what it gains': 0.45}
+SHARES = {'works': 0.2, 'costs': 0.3, 'gains': 0.5}
 """Fraction of the time that each stage may take; the next one gets what is left."""
 
 
@@ -37,18 +39,19 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='python -m benchmarks.gpu', description=__doc__)
     parser.add_argument('out', type=Path, help='folder for the summary, the log and the results')
     parser.add_argument('--minutes', type=float, default=9, help='time for everything (default: 9)')
+    parser.add_argument('--stage', action='append', choices=list(SHARES), help='only this; repeatable (default: all)')
     parser.add_argument('--device', default='cuda', help="'cpu' rehearses with small sizes (default: cuda)")
     parser.add_argument('--data', type=Path, help='folder with animals/ and weights/ (default: generated images)')
     return parser.parse_args()
 
 
-def run(task: Task, limit: float, log: Any) -> dict[str, Any]:
+def run(task: Task, limit: float, log: Path) -> dict[str, Any]:
     """Run a task in a process group of its own, and end all of it at its limit.
 
     Args:
         task (Task): What to run.
         limit (float): Seconds that are left.
-        log (file): Receives what it prints.
+        log (Path): Receives what it printed, in one piece.
 
     Returns:
         dict[str, Any]: ``task``, ``status`` ('passed', 'failed', 'timed out' or 'no time left'), ``seconds``, and
@@ -58,18 +61,20 @@ def run(task: Task, limit: float, log: Any) -> dict[str, Any]:
     record: dict[str, Any] = dict(task=task.name, command=' '.join(task.command), status='no time left', seconds=0.0)
     if limit < 5:
         return record
-    log.write(f'\n$ {record["command"]}\n')
-    log.flush()
     start = time.monotonic()
-    process = subprocess.Popen(
-        task.command, cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    try:
-        record['status'] = 'passed' if process.wait(limit) == 0 else 'failed'
-    except subprocess.TimeoutExpired:
-        record['status'] = 'passed' if task.may_time_out else 'timed out'
-    finally:
-        end(process)
+    with tempfile.TemporaryFile('w+', errors='replace') as output:
+        process = subprocess.Popen(
+            task.command, cwd=ROOT, env=environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            record['status'] = 'passed' if process.wait(limit) == 0 else 'failed'
+        except subprocess.TimeoutExpired:
+            record['status'] = 'passed' if task.may_time_out else 'timed out'
+        finally:
+            end(process)
+            output.seek(0)
+            with log.open('a') as file:
+                file.write(f'\n$ {record["command"]}\n{output.read()}')
     record['seconds'] = round(time.monotonic() - start, 1)
     if task.result and task.result.is_file():
         record['result'] = json.loads(task.result.read_text())
@@ -93,26 +98,33 @@ def end(process: subprocess.Popen) -> None:
                 continue
 
 
-def run_stage(name: str, tasks: Iterable[Task], deadline: float, out: Path, results: dict) -> None:
+def run_stage(name: str, lanes: list[Iterable[Task]], deadline: float, out: Path, results: dict) -> None:
     """Run the tasks of a stage, writing the results after each.
 
     Args:
         name (str): Of the stage.
-        tasks (Iterable[Task]): In order.
+        lanes (list[Iterable[Task]]): Tasks that are run one after the other, beside those of the other lanes.
         deadline (float): On the monotonic clock.
         out (Path): Folder of the results.
         results (dict): Extended in place.
     """
     records = results['stages'][name] = []
-    with (out / 'log.txt').open('a') as log:
+    lock = threading.Lock()
+
+    def run_lane(tasks: Iterable[Task]) -> None:
         for task in tasks:
-            record = run(task, deadline - time.monotonic(), log)
-            records.append(record)
-            print(f'{name}: {task.name}: {record["status"]} ({record["seconds"]:.0f} s)', flush=True)
-            for path in task.keep:
-                if path.is_file():
-                    shutil.copy(path, out)
-            (out / 'results.json').write_text(json.dumps(results, indent=1))
+            record = run(task, deadline - time.monotonic(), out / 'log.txt')
+            with lock:
+                records.append(record)
+                print(f'{name}: {task.name}: {record["status"]} ({record["seconds"]:.0f} s)', flush=True)
+                for path in task.keep:
+                    if path.is_file():
+                        shutil.copy(path, out)
+                (out / 'results.json').write_text(json.dumps(results, indent=1))
+
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        # Consumed, so that an error of a lane is raised here.
+        list(pool.map(run_lane, lanes))
 
 
 def figures(result: dict) -> str:
@@ -166,15 +178,16 @@ def main() -> None:
     results = describe(args.device)
     deadline = time.monotonic()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
-        for name, share in SHARES.items():
-            seconds = 60 * args.minutes * share
-            deadline += seconds
-            tasks = {
-                'it works': lambda left: it_works(args.device, Path(work), left),
-                'what it costs': lambda left: what_it_costs(args.device, Path(work), left),
-                'what it gains': lambda left: what_it_gains(args.device, Path(work), left, data),
-            }[name](deadline - time.monotonic())
-            run_stage(name, tasks, deadline, out, results)
+        shares = {name: share for name, share in SHARES.items() if not args.stage or name in args.stage}
+        for name, share in shares.items():
+            deadline += 60 * args.minutes * share / sum(shares.values())
+            left = deadline - time.monotonic()
+            lanes = {
+                'works': lambda left: [checks(args.device, left), commands(args.device, Path(work), left)],
+                'costs': lambda left: [what_it_costs(args.device, Path(work), left)],
+                'gains': lambda left: [what_it_gains(args.device, Path(work), left, data)],
+            }[name](left)
+            run_stage(name, lanes, deadline, out, results)
     console = Console(width=160)
     failed = [
         f'{name}: {record["task"]}'
@@ -187,7 +200,7 @@ def main() -> None:
         console.print('\n'.join(log[-30:]), markup=False, highlight=False)
     console.print(make_summary(results))
     console.print(f'{out}/results.json, log.txt; not passed: {", ".join(failed) or "nothing"}', highlight=False)
-    sys.exit(any(not name.startswith('what it gains') for name in failed))
+    sys.exit(any(not name.startswith('gains') for name in failed))
 
 
 if __name__ == '__main__':

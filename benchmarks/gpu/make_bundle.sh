@@ -13,10 +13,10 @@ say() { printf '[bundle] %s\n' "$*"; }
 
 # mmcv-lite, mmengine and mmdet need no compiler; with what they import and the machine above lacks.
 packages=(mmcv-lite mmengine mmdet addict yapf termcolor terminaltables pycocotools faster-coco-eval shapely rich
-    markdown-it-py mdurl pygments platformdirs 'setuptools<81' tabulate)
+    markdown-it-py mdurl pygments platformdirs 'setuptools<81' tabulate pyyaml six tqdm)
 if [ "${CONTENT:-}" = all ]; then
     packages+=(numpy scipy matplotlib pandas opencv-python-headless pytest hypothesis contourpy cycler fonttools
-        kiwisolver packaging pillow pyparsing python-dateutil six iniconfig pluggy sortedcontainers pyyaml tqdm)
+        kiwisolver packaging pillow pyparsing python-dateutil iniconfig pluggy sortedcontainers)
 fi
 
 platforms=()
@@ -52,6 +52,9 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 PYTHON=${1:-python3}
 VENV=${2:-$HERE/venv}
 "$PYTHON" -m venv --system-site-packages "$VENV"
+# --system-site-packages skips the packages of an environment that PYTHON itself is of: add them.
+"$PYTHON" -c 'import site; print("\n".join(site.getsitepackages()))' \
+    >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
 "$VENV/bin/python" -m pip --disable-pip-version-check install -q --no-index --no-deps "$HERE"/wheels/*.whl
 "$VENV/bin/python" -c 'import torch, torchvision, mmengine, mmcv; print("environment:", torch.__version__, mmcv.__version__)'
 SH

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 ROOT = Path(__file__).parents[2]
+SPECS = ROOT / 'benchmarks/gpu/specs'
 SHAPES = 'configs/mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
 COCO = 'configs/mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py'
 NO_WEIGHTS = 'model.backbone.init_cfg=None'
@@ -38,11 +39,17 @@ def python(*args: object) -> list[str]:
     return [sys.executable, *map(str, args)]
 
 
-def it_works(device: str, work: Path, seconds: float) -> Iterator[Task]:
-    """Yield the tests, and each command line once on generated images."""
+def checks(device: str, seconds: float) -> Iterator[Task]:
+    """Yield the numerical tests, and the refusal of hostile checkpoints."""
     pytest = ['-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', 'not soak', '--device', device]
     numerical = ['tests/test_models/test_device.py', 'tests/test_compat/test_ops.py']
-    yield Task('numerical tests', python(*pytest, *numerical), 0.5 * seconds)
+    yield Task('numerical tests', python(*pytest, *numerical), seconds)
+    untrusted = ('tests/test_reliability/test_untrusted_files.py', '-k', 'is_refused or init_detector')
+    yield Task('untrusted checkpoints', python(*pytest, *untrusted), seconds)
+
+
+def commands(device: str, work: Path, seconds: float) -> Iterator[Task]:
+    """Yield each command line once, on generated images."""
     data, run = work / 'shapes', work / 'run'
     make_shapes = 'tools/dataset_converters/make_shapes_dataset.py'
     yield Task('make shapes', python(make_shapes, data, '--num-train', 16, '--num-val', 4, '--size', 96), seconds)
@@ -63,28 +70,28 @@ def it_works(device: str, work: Path, seconds: float) -> Iterator[Task]:
     yield Task('dist_train.sh, 1 process', [*dist_train, *options(4)], seconds)
     if device != 'cpu':
         yield Task('train --amp', python(*train[:2], '--work-dir', work / 'amp', '--amp', *options(4)), seconds)
-    untrusted = ('tests/test_reliability/test_untrusted_files.py', '-k', 'test_py or refused')
-    yield Task('untrusted checkpoints', python(*pytest, *untrusted), seconds)
 
 
 def what_it_costs(device: str, work: Path, seconds: float) -> Iterator[Task]:
     """Yield the benchmarks of the loss, the mask head, the whole iteration and inference."""
     small = device == 'cpu'
-    repeats = ['--repeats', 3 if small else 31]
 
-    def task(name: str, module: str, *args: object) -> Task:
+    def task(name: str, module: str, *args: object, repeats: int = 31) -> Task:
         out = work / f'{name.replace(" ", "_")}.json'
-        command = python('-m', f'benchmarks.cost.{module}', *args, '--device', device, '--out', out, *repeats)
-        return Task(name, command, seconds, out)
+        command = python('-m', f'benchmarks.cost.{module}', *args, '--device', device, '--out', out)
+        return Task(name, [*command, '--repeats', '3' if small else str(repeats)], seconds, out)
 
     config = SHAPES if small else COCO
     options = ['--cfg-options', NO_WEIGHTS]
-    yield task('loss', 'loss', '--compile', '--exponents', 2, 1.5)
-    for batch_size in (2, 8)[: 1 if small else 2]:
-        whole = ['step', config, '--batch-size', batch_size]
-        yield task(f'step batch {batch_size}', *whole, *options)
-        if not small:
-            yield task(f'step batch {batch_size} amp', *whole, *options, 'optim_wrapper.type=AmpOptimWrapper')
+    amp = [*options, 'optim_wrapper.type=AmpOptimWrapper']
+    yield task('loss', 'loss', '--compile', '--exponents', 2, 1.5, repeats=101)
+    if small:
+        yield task('step batch 1', 'step', config, '--batches', 1, *options)
+    else:
+        yield task('step batch 2', 'step', config, '--batch-size', 2, *options)
+        yield task('step batch 2 amp', 'step', config, '--batch-size', 2, *amp)
+        yield task('step batch 8', 'step', config, '--batch-size', 8, '--batches', 1, *options, repeats=15)
+        yield task('step batch 8 amp', 'step', config, '--batch-size', 8, '--batches', 1, *amp, repeats=15)
     for classes in (80, 1203):
         head = f'model.roi_head.mask_head.num_classes={classes}'
         yield task(f'mask head {classes} classes', 'step', COCO, '--mask-branch', *options, head)
@@ -94,21 +101,18 @@ def what_it_costs(device: str, work: Path, seconds: float) -> Iterator[Task]:
 
 
 def what_it_gains(device: str, work: Path, seconds: float, data: Optional[Path]) -> Iterator[Task]:
-    """Yield a full training of baseline, edge loss and Dice, several seeds, several runs at a time."""
-    spec = ROOT / 'benchmarks/gpu/specs' / ('photographs.py' if data else 'shapes.py')
-    jobs = 1 if device == 'cpu' else 4
+    """Yield a full training of the baseline and the edge loss with several seeds, several runs at a time."""
     folder = work / 'gain'
-    command = python('-m', 'benchmarks.convergence', spec, '--work-dir', folder, '--jobs', jobs)
+    command = python('-m', 'benchmarks.convergence', SPECS / ('photographs.py' if data else 'shapes.py'))
+    command += ['--work-dir', str(folder), '--jobs', '1' if device == 'cpu' else '6']
     if data:
         command += ['--data-root', str(data / 'animals'), '--pretrained', str(data / 'weights/mobilenet_v2.pth')]
     else:
         make_shapes = 'tools/dataset_converters/make_shapes_dataset.py'
         yield Task('make shapes', python(make_shapes, work / 'all_shapes'), 60)
         command += ['--data-root', str(work / 'all_shapes')]
-    if device == 'cpu':
-        command += ['--cfg-options', 'train_cfg.val_interval=4']
     keep = (folder / 'results.jsonl',)
     # The benchmark resumes from its results, so that its limit loses only the runs under way.
-    yield Task('full training', command, seconds - 15, keep=keep, may_time_out=True)
+    yield Task('full training', command, seconds - 20, keep=keep, may_time_out=True)
     report = folder / 'report'
-    yield Task('report', [*command, '--report'], 15, keep=(report / 'convergence.md', report / 'convergence.png'))
+    yield Task('report', [*command, '--report'], 20, keep=(report / 'report.md', report / 'convergence.png'))

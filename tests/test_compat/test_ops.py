@@ -225,6 +225,8 @@ def test_carafe(kernel, groups, scale, device):
 
 def sync_bn_process(rank, folder, stats_mode):
     """Compare one of two processes with batch normalisation of both batches together."""
+    # A forked process waits forever for the threads of its parent, where torch's OpenMP is GNU's.
+    torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     generator = torch.Generator().manual_seed(0)
     both = 2 + 3 * torch.randn(4, 3, 5, 6, generator=generator)

@@ -41,7 +41,7 @@ def processes_of(work_dir):
 def last_rank(work_dir):
     """Return the process of the last rank."""
     rows = processes_of(work_dir)
-    (launcher,) = (pid for pid, _, args in rows if 'torchrun' in args)
+    (launcher,) = (pid for pid, _, args in rows if 'torch.distributed.run' in args)
     return max(pid for pid, parent, _ in rows if parent == launcher)
 
 

@@ -1,4 +1,10 @@
-# Baseline, edge loss and Dice in full training on photographs: as many seeds as the time allows, each a whole block.
+# Baseline and edge loss in full training on photographs: as many pairs of seeds as the time allows.
 _base_ = '../../convergence/specs/animals_full.py'
-_seeds = list(range(20))
-runs = [dict(settings=['baseline', 'sobel-p2-w3', 'dice-w10'], budgets=[300], learning_rates=[0.02], seeds=_seeds)]
+_edge = 'sobel-p2-w3'
+runs = [
+    # Six runs at a time: the rates, and the edge loss at those that are likely to be the best.
+    dict(settings=['baseline'], budgets=[1200], learning_rates=[0.02, 0.01, 0.03], seeds=[0]),
+    dict(settings=[_edge], budgets=[1200], learning_rates=[0.02, 0.01], seeds=[0]),
+    dict(settings=[_edge], budgets=[1200], learning_rates=[0.02], seeds=[1]),
+    dict(settings=['baseline', _edge], budgets=[1200], learning_rates='tuned', seeds=list(range(20))),
+]

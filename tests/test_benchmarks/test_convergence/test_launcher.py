@@ -5,6 +5,7 @@ import io
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -152,6 +153,13 @@ def test_a_work_dir_that_cannot_be_resumed_is_deleted(tmp_path, stamp, checkpoin
 def test_metrics_are_those_of_the_end(tmp_path, lines, expected):
     write_log(tmp_path / 'run', *lines)
     assert make(tmp_path)._read_metrics(tmp_path / 'run') == expected
+
+
+def test_a_detector_that_detects_nothing_has_an_ap_of_0(tmp_path):
+    write_log(tmp_path / 'run', *END)
+    launcher = make(tmp_path)
+    launcher.spec = replace(launcher.spec, metrics=['coco/segm_mAP', MIOU])
+    assert launcher._read_metrics(tmp_path / 'run') == {'coco/segm_mAP': 0.0, MIOU: 0.5}
 
 
 def test_a_run_that_logged_nothing_has_no_metrics(tmp_path):

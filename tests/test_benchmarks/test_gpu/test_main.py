@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu.stages import ROOT, Task, it_works, python, what_it_costs, what_it_gains
+from benchmarks.gpu.stages import ROOT, Task, checks, commands, python, what_it_costs, what_it_gains
 
 # Starts a process of its own, as torchrun does.
 SLEEP = 'import subprocess, sys; subprocess.run([sys.executable, "-c", "import time; time.sleep(60)"])'
@@ -35,18 +35,17 @@ def code(text, seconds=60, **kwargs):
 )
 def test_a_task_ends_within_its_limit(task, limit, status, tmp_path):
     start = time.monotonic()
-    with (tmp_path / 'log.txt').open('a') as log:
-        record = gpu.run(task, limit, log)
+    log = tmp_path / 'log.txt'
+    record = gpu.run(task, limit, log)
     assert record['status'] == status
     assert time.monotonic() - start < 30
-    assert ('done' in (tmp_path / 'log.txt').read_text()) == (status == 'passed' and not task.may_time_out)
+    assert (log.is_file() and 'done\n' in log.read_text()) == (status == 'passed' and not task.may_time_out)
 
 
 def test_what_a_task_measured_is_kept(tmp_path):
     result = tmp_path / 'result.json'
     task = code(f'open({str(result)!r}, "w").write("[1, 2]")', result=result)
-    with (tmp_path / 'log.txt').open('a') as log:
-        assert gpu.run(task, 60, log)['result'] == [1, 2]
+    assert gpu.run(task, 60, tmp_path / 'log.txt')['result'] == [1, 2]
 
 
 def test_a_failure_stops_neither_the_stage_nor_the_results_before_it(tmp_path):
@@ -57,9 +56,10 @@ def test_a_failure_stops_neither_the_stage_nor_the_results_before_it(tmp_path):
     out.mkdir()
     results = dict(machine='a machine', commit='abc', stages={})
     tasks = [code('raise SystemExit(1)'), code('print("done")', keep=(kept,))]
-    gpu.run_stage('it works', tasks, time.monotonic() + 60, out, results)
+    gpu.run_stage('works', [tasks, [code('print("beside")')]], time.monotonic() + 60, out, results)
     written = json.loads((out / 'results.json').read_text())
-    assert [record['status'] for record in written['stages']['it works']] == ['failed', 'passed']
+    assert sorted(record['status'] for record in written['stages']['works']) == ['failed', 'passed', 'passed']
+    assert 'beside\n' in (out / 'log.txt').read_text()
     assert (out / 'lines.jsonl').read_text() == '{}\n'
     console = Console(file=io.StringIO(), width=160)
     console.print(gpu.make_summary(written))
@@ -81,7 +81,8 @@ def test_the_summary_names_what_was_measured():
 @pytest.mark.parametrize('data', [None, Path('/data')])
 def test_every_command_names_files_and_modules_that_exist(device, data, tmp_path):
     tasks = [
-        *it_works(device, tmp_path, 9),
+        *checks(device, 9),
+        *commands(device, tmp_path, 9),
         *what_it_costs(device, tmp_path, 9),
         *what_it_gains(device, tmp_path, 9, data),
     ]

@@ -153,6 +153,8 @@ def test_what_the_model_freezes_stays_frozen(tmp_path):
 
 def process(rank, port, folder):
     """One of two processes, as torchrun starts them."""
+    # A forked process waits forever for the threads of its parent, where torch's OpenMP is GNU's.
+    torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
     cfg = Config(dict(launcher='pytorch', find_unused_parameters=True))
     distribute_on_cpu(cfg)
