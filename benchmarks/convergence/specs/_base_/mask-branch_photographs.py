@@ -14,6 +14,10 @@ _peers = [
     *('laplacian-boundary-w1', 'lovasz-w0.3', 'lovasz-w1', 'lovasz-w3', 'focal-w1', 'focal-w4', 'focal-w16'),
     *('border-bce-w1', 'border-bce-w3', 'border-bce-w10'),
 ]
+_best = [
+    *('sobel-p1.75-w3', 'dice-w10+sobel-p2-w3', 'lovasz-w3', 'dice-w10+sobel-p1.5-w3', 'sobel-two-scales-p2-w3'),
+    *('contour-distance-w1', 'focal-w16', 'border-bce-w3', 'signed-distance-w10', 'laplacian-boundary-w0.3'),
+]
 _three = [0, 1, 2]
 runs = [
     # The best rate is above what was best on nuclei and shapes.
@@ -30,4 +34,9 @@ runs = [
     dict(settings=['lovasz-w1', 'lovasz-w3'], budgets=[240], learning_rates=[0.1], seeds=_three),
     dict(settings=_others, budgets=[60], learning_rates=[0.1], seeds=[0]),
     dict(settings=_main, budgets=[240], learning_rates=[0.05, 0.1, 0.2], seeds=[0]),
+    # The end of training.
+    dict(settings=['baseline', 'sobel-p2-w3'], budgets=[960], learning_rates=[0.1, 0.2], seeds=_three),
+    # What was best at 60 iterations on one of the two sets.
+    dict(settings=_best, budgets=[240], learning_rates=[0.1], seeds=_three),
+    dict(settings=['sobel-p1.5-w3', 'dice-w10', *_best[:2]], budgets=[960], learning_rates=[0.1], seeds=_three),
 ]
