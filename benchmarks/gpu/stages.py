@@ -40,7 +40,7 @@ def python(*args: object) -> list[str]:
 
 
 def checks(device: str, seconds: float) -> Iterator[Task]:
-    """Yield the numerical tests, and the refusal of hostile checkpoints."""
+    """Yield the numerical tests, and those of untrusted checkpoints."""
     pytest = ['-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', 'not soak', '--device', device]
     numerical = ['tests/test_models/test_device.py', 'tests/test_compat/test_ops.py']
     yield Task('numerical tests', python(*pytest, *numerical), seconds)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -104,3 +105,15 @@ def test_without_a_gpu_one_line_says_so(monkeypatch, tmp_path):
     ):
         gpu.main()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.soak
+def test_a_rehearsal_on_a_cpu_passes(tmp_path):
+    """What a GPU is to run, with small sizes: the first two stages."""
+    out = tmp_path / 'out'
+    command = ['benchmarks/gpu/run.sh', '--minutes', '20', '--stage', 'works', '--stage', 'costs', str(out)]
+    env = {**os.environ, 'DEVICE': 'cpu', 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': ''}
+    subprocess.run(command, cwd=ROOT, env=env, check=True)
+    stages = json.loads((out / 'results.json').read_text())['stages']
+    assert [len(records) for records in stages.values()] == [7, 5]
+    assert all(record.get('result') for record in stages['costs'])
