@@ -1,5 +1,6 @@
 """What is run: tasks in three stages, in the order of their importance."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -84,7 +85,9 @@ def what_it_costs(device: str, work: Path, seconds: float) -> Iterator[Task]:
     config = SHAPES if small else COCO
     options = ['--cfg-options', NO_WEIGHTS]
     amp = [*options, 'optim_wrapper.type=AmpOptimWrapper']
-    yield task('loss', 'loss', '--compile', '--exponents', 2, 1.5, repeats=101)
+    # torch.compile needs a compiler.
+    compiled = ['--compile'] if shutil.which('c++') or shutil.which('g++') else []
+    yield task('loss', 'loss', *compiled, '--exponents', 2, 1.5, repeats=101)
     if small:
         yield task('step batch 1', 'step', config, '--batches', 1, *options)
     else:
