@@ -1,5 +1,7 @@
 """The gain by the shape of the objects."""
 
+import json
+
 import numpy as np
 
 from ...test_tools.conftest import run_python
@@ -30,6 +32,15 @@ def test_gain_by_shape(tmp_path):
     # Four bars of four pixels: perimeter 40, area 16.
     assert '| 6.25 to 6.25 | 10 | 0.200 | +50.0 % [+50.0, +50.0] |' in printed
     assert figure.is_file()
+    sizes = tmp_path / 'val.json'
+    # The jagged ones are the larger ones; in the file they come in another order than their images.
+    annotations = [dict(id=i + 1, image_id=i // 10, area=(16, 100)[i // 10]) for i in range(20)]
+    sizes.write_text(json.dumps(dict(images=[dict(id=0), dict(id=1)], annotations=annotations[::-1])))
+    by_size = run_python(
+        'benchmarks.convergence.gain_by_shape', f'data={tmp_path}', '--settings', 'edge', '--bins', 2, '--sizes', sizes
+    )
+    assert '| 4 to 4 | 10 | 0.500 | +0.0 % [+0.0, +0.0] |' in by_size
+    assert '| 10 to 10 | 10 | 0.200 | +50.0 % [+50.0, +50.0] |' in by_size
     assert 'no scores of none' in run_python(
         'benchmarks.convergence.gain_by_shape', f'data={tmp_path}', '--settings', 'none', code=1
     )
