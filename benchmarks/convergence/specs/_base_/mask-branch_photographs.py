@@ -34,9 +34,10 @@ runs = [
     dict(settings=['lovasz-w1', 'lovasz-w3'], budgets=[240], learning_rates=[0.1], seeds=_three),
     dict(settings=_others, budgets=[60], learning_rates=[0.1], seeds=[0]),
     dict(settings=_main, budgets=[240], learning_rates=[0.05, 0.1, 0.2], seeds=[0]),
-    # The end of training.
+    # The end of training, and how much shorter a training run with the edge loss can be.
     dict(settings=['baseline', 'sobel-p2-w3'], budgets=[960], learning_rates=[0.1, 0.2], seeds=_three),
+    dict(settings=['sobel-p2-w3'], budgets=[60, 120], learning_rates=[0.1], seeds=_three),
+    dict(settings=['dice-w10', 'sobel-p1.5-w3', 'lovasz-w3'], budgets=[960], learning_rates=[0.1], seeds=_three),
     # What was best at 60 iterations on one of the two sets.
     dict(settings=_best, budgets=[240], learning_rates=[0.1], seeds=_three),
-    dict(settings=['sobel-p1.5-w3', 'dice-w10', *_best[:2]], budgets=[960], learning_rates=[0.1], seeds=_three),
 ]
