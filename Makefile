@@ -39,9 +39,9 @@ endif
 demo: install
 	@python tools/demo.py
 
-# A process a core, each with one thread.
+# A process a core, each with one thread. Prints the coverage of mmdet_edge.
 test: install
-	OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 --dist loadfile --cov
 
 soak: install
 	STEPS=$(STEPS) KILLS=$(KILLS) python -m pytest -m soak -s

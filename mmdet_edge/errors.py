@@ -18,14 +18,7 @@ class UserError(ValueError):
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
     """Decorate the ``main`` of a command line: print a :class:`UserError` or Ctrl-C as one line, without a traceback.
 
-    A ``KeyboardInterrupt`` with a text is printed with it. In a distributed job only local rank 0 of each node
-    prints.
-
-    Args:
-        main (Callable): Takes no arguments.
-
-    Returns:
-        Callable: The same, which raises SystemExit instead.
+    A ``KeyboardInterrupt`` with a text is printed with it. In a distributed job only local rank 0 of each node prints.
     """
 
     @functools.wraps(main)

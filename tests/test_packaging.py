@@ -1,9 +1,11 @@
-"""The wheel carries what a user without a checkout needs."""
+"""The wheel carries what a user without a checkout needs, the sdist the repository."""
 
 import email
 import json
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import version
 
@@ -21,22 +23,40 @@ def content(wheel):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+FOR_A_CHECKOUT = {f'tools/{name}' for name in ('compat_matrix.sh', 'install.sh', 'analysis_tools/draw_edge_head.py')}
+
+
 def test_configs_tools_and_index_are_in_the_wheel(wheel):
     assert wheel.name == f'mmdet_edge-{__version__}-py3-none-any.whl'
     files = content(wheel)
     for folder, patterns in (('configs', ('*.py', '*.yml', '*.md')), ('tools', ('*.py', '*.sh'))):
         expected = {p.relative_to(ROOT).as_posix() for pattern in patterns for p in (ROOT / folder).rglob(pattern)}
+        expected -= FOR_A_CHECKOUT
         assert {n[len('mmdet_edge/.mim/') :] for n in files if n.startswith(f'mmdet_edge/.mim/{folder}/')} == expected
     for name in ('.mim/model-index.yml', 'py.typed', '__init__.py'):
         assert f'mmdet_edge/{name}' in files
     assert {n.split('/')[0] for n in files} == {'mmdet_edge', f'mmdet_edge-{__version__}.dist-info'}
 
 
-def test_the_sdist_builds_the_same_wheel(source, wheel, tmp_path):
+@pytest.fixture(scope='module')
+def sdist(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('sdist')
     code = 'import sys, setuptools.build_meta; setuptools.build_meta.build_sdist(sys.argv[1])'
-    subprocess.run([sys.executable, '-c', code, tmp_path], cwd=source, check=True, stdout=subprocess.DEVNULL)
-    (sdist,) = tmp_path.glob('*.tar.gz')
+    subprocess.run([sys.executable, '-c', code, folder], cwd=source, check=True, stdout=subprocess.DEVNULL)
+    (path,) = folder.glob('*.tar.gz')
+    return path
+
+
+def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
     assert content(build_wheel(sdist, tmp_path)) == content(wheel)
+
+
+def test_the_sdist_holds_each_file_of_the_repository(sdist):
+    with tarfile.open(sdist) as archive:
+        files = {name.partition('/')[2] for name in archive.getnames()}
+    command = ['git', 'ls-files', '-co', '--exclude-standard']
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {name for name in listed if (ROOT / name).exists()} <= files
 
 
 @pytest.mark.parametrize('name', ['configs', 'tools', 'model-index.yml'])
@@ -55,15 +75,31 @@ STACK = {'setuptools', 'torchvision', *(name for line in LINES.values() for name
 
 
 @pytest.fixture(scope='module')
-def requirements(wheel):
+def metadata(wheel):
+    """The core metadata, as email headers."""
+    return email.message_from_bytes(next(data for name, data in content(wheel).items() if name.endswith('/METADATA')))
+
+
+@pytest.fixture(scope='module')
+def requirements(metadata):
     """Extra -> requirements; those without an extra under ''."""
-    metadata = next(data for name, data in content(wheel).items() if name.endswith('/METADATA'))
     found = {}
-    for line in email.message_from_bytes(metadata).get_all('Requires-Dist'):
+    for line in metadata.get_all('Requires-Dist'):
         requirement = Requirement(line)
         marker = str(requirement.marker or '')
         found.setdefault(marker.partition('extra == ')[2].strip('"'), []).append(requirement)
     return found
+
+
+@pytest.mark.parametrize('field', ['Author', 'Keywords', 'License', 'Project-URL', 'Requires-Python', 'Summary'])
+def test_the_metadata_is_complete(field, metadata):
+    assert metadata[field]
+
+
+def test_the_metadata_name_the_python_versions_that_are_promised(metadata):
+    found = [c.rpartition(' ')[2] for c in metadata.get_all('Classifier') if 'Python :: 3.' in c]
+    first, last = re.search(r'3\.(\d+) to 3\.(\d+)', (ROOT / 'docs' / 'install.md').read_text()).groups()
+    assert found == [f'3.{minor}' for minor in range(int(first), int(last) + 1)]
 
 
 def test_the_package_requires_neither_line_of_the_stack(requirements):

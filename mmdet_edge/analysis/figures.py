@@ -21,13 +21,9 @@ LINE_STYLES = ('-', '--', ':')
 
 
 def draw_image(axes: Axes, image: np.ndarray, masks: Iterable[np.ndarray] = (), interpolation: str = 'nearest') -> None:
-    """Show an image, without a scale, and the outlines of masks.
+    """Show an image, (H, W, 3), RGB, uint8, without a scale, and the outlines of binary masks, (H, W).
 
-    Args:
-        axes (Axes): Where to draw.
-        image (np.ndarray): Shape (H, W, 3), RGB, uint8.
-        masks (Iterable[np.ndarray]): Binary masks, (H, W) each. Defaults to none.
-        interpolation (str): Of the image, one of matplotlib's. Defaults to 'nearest'.
+    ``interpolation`` is one of matplotlib's.
     """
     height, width = image.shape[:2]
     axes.imshow(image, interpolation=interpolation)
@@ -40,14 +36,7 @@ def draw_image(axes: Axes, image: np.ndarray, masks: Iterable[np.ndarray] = (), 
 
 
 def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return a color and a line style for each name, as keyword arguments of matplotlib's ``plot``.
-
-    Args:
-        names (Sequence[str]): The baseline first.
-
-    Returns:
-        dict[str, dict]: Name -> ``color``, ``linestyle`` and ``label``.
-    """
+    """Return ``color``, ``linestyle`` and ``label`` of matplotlib's ``plot`` for each name, the baseline first."""
     return {
         name: dict(
             color=COLORS[i % len(COLORS)], linestyle=LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)], label=name
@@ -57,16 +46,7 @@ def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def make_panels(number: int, columns: int, styles: dict[str, dict[str, Any]]) -> tuple[Figure, list[Axes]]:
-    """Make a figure of panels with one legend above them.
-
-    Args:
-        number (int): Number of panels.
-        columns (int): Number of panels side by side.
-        styles (dict[str, dict]): Entries of the legend, see :func:`line_styles`.
-
-    Returns:
-        tuple[Figure, list[Axes]]: The figure and its panels.
-    """
+    """Make a figure of panels, ``columns`` side by side, with one legend of ``styles`` above them."""
     rows, longest = math.ceil(number / columns), max(map(len, styles))
     # As many names side by side as fit.
     legend_columns = max(1, min(len(styles), 40 * columns // (longest + 6)))

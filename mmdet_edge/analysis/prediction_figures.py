@@ -83,14 +83,9 @@ class ImageComparison:
 
 
 def load_truth(dataset: BaseDataset, index: int) -> Instances:
-    """Read the ground-truth objects of an image, at the size of the image; ignored (crowd) objects are left out.
+    """Read the ground-truth objects of an image of mmdet's data set, at the size of the image; without crowds.
 
-    Args:
-        dataset (BaseDataset): A data set of mmdet; its pipeline is not used.
-        index (int): Position of the image.
-
-    Returns:
-        Instances: The objects, none of them for an image without annotations.
+    The pipeline of the data set is not used. ``index`` is the position of the image.
     """
     info = dataset.get_data_info(index)
     info['ori_shape'] = (info['height'], info['width'])
@@ -101,14 +96,7 @@ def load_truth(dataset: BaseDataset, index: int) -> Instances:
 
 
 def mask_ious(truth: Instances, prediction: Instances) -> np.ndarray:
-    """Compute the IoU of each object with each prediction of the same class.
-
-    Args:
-        truth (Instances): G objects.
-        prediction (Instances): P objects.
-
-    Returns:
-        np.ndarray: Shape (G, P), float; 0 where the classes differ.
+    """Compute the IoU of each object with each prediction, (G, P), float; 0 where the classes differ.
 
     Raises:
         ValueError: If the masks differ in size.
@@ -130,31 +118,16 @@ def mask_ious(truth: Instances, prediction: Instances) -> np.ndarray:
 
 
 def best_ious(truth: Instances, prediction: Instances) -> np.ndarray:
-    """Return each object's mask IoU with the best matching prediction of its class.
-
-    Args:
-        truth (Instances): G objects.
-        prediction (Instances): P objects.
-
-    Returns:
-        np.ndarray: Shape (G,), float; 0 for an object that no prediction of its class touches.
-    """
+    """Return each object's mask IoU with the best matching prediction of its class, (G,); 0 if none touches it."""
     return mask_ious(truth, prediction).max(axis=1, initial=0.0)
 
 
 def error_maps(truth: Instances, prediction: Instances) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the pixels where ground truth and prediction differ, object by object.
+    """Return the pixels that are missed, added and agreeing, each (H, W), bool, disjoint.
 
     An object is compared with the best matching prediction of its class, a prediction with the best matching object.
     An object or prediction without a match is missed or added as a whole, so that an object predicted as another class
     is both. There, and where objects overlap, missed goes before added, and both go before agreeing.
-
-    Args:
-        truth (Instances): G objects.
-        prediction (Instances): P objects.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray, np.ndarray]: Pixels missed, added and agreeing, each (H, W), bool, disjoint.
     """
     ious = mask_ious(truth, prediction)
     missed, added, agreeing = np.zeros((3, *truth.masks.shape[1:]), bool)
@@ -168,16 +141,10 @@ def error_maps(truth: Instances, prediction: Instances) -> tuple[np.ndarray, np.
 
 
 def paint_errors(image: np.ndarray, truth: Instances, prediction: Instances) -> np.ndarray:
-    """Color the errors in a pale gray copy of an image.
+    """Color the errors in a pale gray copy of an image, (H, W, 3), RGB, uint8.
 
-    Args:
-        image (np.ndarray): Shape (H, W, 3), RGB, uint8.
-        truth (Instances): G objects.
-        prediction (Instances): P objects.
-
-    Returns:
-        np.ndarray: Shape (H, W, 3), RGB, uint8: missed and added pixels in :data:`MISSED_COLOR` and
-        :data:`ADDED_COLOR`, agreeing ones tinted with :data:`AGREEING_COLOR`.
+    Missed and added pixels are in :data:`MISSED_COLOR` and :data:`ADDED_COLOR`, agreeing ones tinted with
+    :data:`AGREEING_COLOR`; see :func:`error_maps`.
     """
     missed, added, agreeing = error_maps(truth, prediction)
     gray = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 255 * 0.3
@@ -190,14 +157,9 @@ def paint_errors(image: np.ndarray, truth: Instances, prediction: Instances) -> 
 def choose_images(
     comparisons: Sequence[ImageComparison], num_images: int, seed: int = 0
 ) -> tuple[list[ImageComparison], list[ImageComparison]]:
-    """Choose the images in which two models differ most, and random ones.
+    """Choose the images in which two models differ most, and random ones; at most ``num_images`` of each.
 
     The random ones are drawn from all images, also those of the first list: they show how the models differ on average.
-
-    Args:
-        comparisons (Sequence[ImageComparison]): All images.
-        num_images (int): Length of each list, at most.
-        seed (int): Seed of the random choice. Defaults to 0.
 
     Returns:
         tuple[list[ImageComparison], list[ImageComparison]]: By falling difference, then by id; images without any
@@ -264,14 +226,7 @@ def draw_predictions(
 
 
 def describe(comparison: ImageComparison) -> dict[str, Any]:
-    """Return the scores of an image, for JSON.
-
-    Args:
-        comparison (ImageComparison): The image.
-
-    Returns:
-        dict: Id, number of objects, mean IoU of A and B, mean difference of the objects' IoU, and which is better.
-    """
+    """Return the scores of an image, for JSON: mean IoU of A and B, and the mean difference of the objects' IoU."""
     return dict(
         image_id=comparison.image_id,
         num_objects=len(comparison.ious_a),

@@ -129,32 +129,14 @@ def warnings_of(comparison: Comparison) -> list[str]:
 
 
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """Write a table as Markdown.
-
-    Args:
-        heading (Sequence[str]): Names of the columns.
-        rows (Sequence[Sequence[str]]): Cells, as many as columns in each row.
-        text_columns (int): Columns that are aligned to the left; the others are aligned to the right. Defaults to 1.
-
-    Returns:
-        str: The table, without a line break at its end.
-    """
+    """Write a table as Markdown, its first ``text_columns`` aligned to the left, the others to the right."""
     lines = ['| ' + ' | '.join(cell.replace('|', r'\|') for cell in row) + ' |' for row in (heading, *rows)]
     rule = '|---' * text_columns + '|---:' * (len(heading) - text_columns) + '|'
     return '\n'.join([lines[0], rule, *lines[1:]])
 
 
 def to_markdown(comparison: Comparison, figure: Optional[str] = None, command: Optional[str] = None) -> str:
-    """Write a comparison as Markdown.
-
-    Args:
-        comparison (Comparison): What to write.
-        figure (str, optional): Path of the figure to show. Defaults to None: no figure.
-        command (str, optional): Command line that made it. Defaults to None.
-
-    Returns:
-        str: The document.
-    """
+    """Write a comparison as Markdown, with the path of a figure to show and the command line that made it, if given."""
     rows = [
         [f'**{cell}**' if cell and kind == 'heading' else cell for cell in cells] for cells, kind in _lines(comparison)
     ]

@@ -5,15 +5,11 @@ from typing import Optional
 
 from mmengine.config import Config, ConfigDict
 
-from mmdet_edge.config.types import type_of
+from mmdet_edge.config.types import as_list, type_of
 
 
 def inner_datasets(dataset: Optional[ConfigDict]) -> Iterator[ConfigDict]:
-    """Yield the data sets that read files, inside wrappers such as RepeatDataset, MultiImageMixDataset, ConcatDataset.
-
-    Args:
-        dataset (ConfigDict, optional): Config of a data set; None for none.
-    """
+    """Yield the data sets that read files, inside wrappers such as RepeatDataset and ConcatDataset."""
     if not dataset:
         return
     if 'dataset' not in dataset and 'datasets' not in dataset:
@@ -23,33 +19,19 @@ def inner_datasets(dataset: Optional[ConfigDict]) -> Iterator[ConfigDict]:
 
 
 def loading_step(dataset: ConfigDict, name: str) -> Optional[ConfigDict]:
-    """Return the first step of a pipeline whose type ends in a name, such as 'LoadAnnotations'; None without one.
-
-    Args:
-        dataset (ConfigDict): Config of the data set, without wrappers.
-        name (str): End of the type.
-    """
+    """Return the first step of a data set's pipeline whose type ends in a name, such as 'LoadAnnotations'."""
     return next((step for step in dataset.get('pipeline') or [] if type_of(step)[1].endswith(name)), None)
 
 
 def loads_masks(dataset: ConfigDict) -> Optional[bool]:
-    """Return whether the pipeline of a data set loads masks; None if it loads no annotations.
-
-    Args:
-        dataset (ConfigDict): Config of the data set, without wrappers.
-    """
+    """Return whether the pipeline of a data set loads masks; None if it loads no annotations."""
     loads = [step for step in dataset.get('pipeline') or [] if type_of(step)[1].endswith('LoadAnnotations')]
     return any(step.get('with_mask') for step in loads) if loads else None
 
 
 def evaluators_of(cfg: Config, split: str) -> list[ConfigDict]:
-    """Return the configs of the metrics of a split.
-
-    Args:
-        cfg (Config): The config.
-        split (str): 'val' or 'test'.
-    """
-    evaluators = cfg.get(f'{split}_evaluator') or []
+    """Return the configs of the metrics of a split, 'val' or 'test'."""
+    evaluators = cfg.get(f'{split}_evaluator')
     if isinstance(evaluators, dict) and 'metrics' in evaluators:
         evaluators = evaluators['metrics']
-    return list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    return as_list(evaluators)

@@ -1,4 +1,4 @@
-"""Edits of a parsed config that the command lines offer."""
+"""Edits, in place, of a parsed config that the command lines offer."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -11,19 +11,14 @@ from mmdet_edge.errors import UserError
 
 from .datasets import evaluators_of, inner_datasets
 from .edge import import_mmdet_edge
-from .types import type_of
+from .types import as_list, type_of
 
 
 def override_data_root(cfg: Config, old: str, new: str) -> None:
-    """Replace the data root wherever the config has used it.
+    """Replace the data root ``old``, with which a config was parsed, by ``new`` wherever the config has used it.
 
     A config reads ``ann_file=data_root + 'val.json'`` when it is parsed, so that setting ``data_root`` afterwards would
     change nothing.
-
-    Args:
-        cfg (Config): Changed in place.
-        old (str): Data root that the config was parsed with.
-        new (str): Data root to use.
     """
     if not old:
         raise UserError(f'the config has no data_root to replace with {new}: set the paths of its data sets one by one')
@@ -44,20 +39,16 @@ def override_data_root(cfg: Config, old: str, new: str) -> None:
 
 
 def use_boundary_metric(cfg: Config, splits: Sequence[str]) -> None:
-    """Let the evaluators of mask AP evaluate boundary AP too.
-
-    Args:
-        cfg (Config): Changed in place, the evaluator of the other split too.
-        splits (Sequence[str]): Of 'val' and 'test', those that will run.
+    """Let the evaluators of mask AP evaluate boundary AP too, those of 'val' and of 'test'.
 
     Raises:
-        UserError: If the evaluator of one of them does not evaluate mask AP with ``CocoMetric``.
+        UserError: If the evaluator of one of ``splits``, those that will run, does not evaluate mask AP with
+            ``CocoMetric``.
     """
     changed = set()
     for split in ('val', 'test'):
         for evaluator in evaluators_of(cfg, split):
-            metrics = evaluator.get('metric', 'bbox')
-            metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+            metrics = as_list(evaluator.get('metric', 'bbox'))
             scope, name = type_of(evaluator)
             if name in ('CocoMetric', 'CocoBoundaryMetric') and 'segm' in metrics:
                 evaluator.type = scope + 'CocoBoundaryMetric'
@@ -71,12 +62,10 @@ def use_boundary_metric(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def use_resume(cfg: Config, checkpoint: str) -> None:
-    """Let a training run resume.
+    """Let a training run resume from a path or URL, or with 'auto' from the latest checkpoint in the work dir.
 
-    Args:
-        cfg (Config): Changed in place. ``load_from`` counts as long as the work dir has no checkpoint, so that the same
-            line starts and restarts a job.
-        checkpoint (str): Path or URL; 'auto' for the latest one in the work dir.
+    With 'auto', ``load_from`` counts as long as the work dir has no checkpoint, so that the same line starts and
+    restarts a job.
     """
     work_dir = Path(cfg.work_dir)
     if checkpoint == 'auto' and not (work_dir / 'last_checkpoint').exists() and not any(work_dir.glob('*.pth')):
@@ -88,8 +77,7 @@ def use_resume(cfg: Config, checkpoint: str) -> None:
 def use_safe_checkpoints(cfg: Config) -> None:
     """Save checkpoints so that a training run killed at any moment resumes from an intact one, bit for bit.
 
-    Args:
-        cfg (Config): Changed in place where it says ``CheckpointHook``; any other hook stays.
+    Only ``CheckpointHook`` is replaced; any other hook stays.
     """
     if 'default_hooks' not in cfg:
         cfg.default_hooks = {}
@@ -106,9 +94,6 @@ def use_safe_checkpoints(cfg: Config) -> None:
 
 def use_tta(cfg: Config) -> None:
     """Wrap the model for test-time augmentation; without settings in the config, flip each image.
-
-    Args:
-        cfg (Config): Changed in place.
 
     Raises:
         UserError: If the model predicts masks, and the config has no ``tta_model`` that merges them.
@@ -142,12 +127,7 @@ def use_tta(cfg: Config) -> None:
 
 
 def use_dump(cfg: Config, path: str) -> None:
-    """Let a test write its predictions to a pickle file.
-
-    Args:
-        cfg (Config): Changed in place.
-        path (str): The file.
-    """
+    """Let a test write its predictions to a pickle file."""
     dump = dict(type='mmdet.DumpDetResults', out_file_path=path)
     metrics = [*evaluators_of(cfg, 'test'), dump]
     given = cfg.get('test_evaluator')

@@ -8,16 +8,10 @@ from mmengine.utils import get_object_from_string
 
 
 def repair_import_paths(cfg: Config) -> Config:
-    """Replace the import paths of types that mmengine does not find by their registered names.
+    """Replace, in place, the import paths of types that mmengine does not find by their registered names.
 
     mmengine writes the types of a pure-Python config as import paths, and does not find
     'mmdet.models.losses.smooth_l1_loss.L1Loss' again: mmdet.models.losses has a function with the name of the module.
-
-    Args:
-        cfg (Config): Changed in place.
-
-    Returns:
-        Config: ``cfg``.
     """
     for key in cfg:
         _repair(cfg[key])

@@ -1,4 +1,4 @@
-"""Reading the ``type`` of a part of a config, in each way that mmengine allows to write it."""
+"""Reading parts of a config in each way that mmengine allows to write them."""
 
 from typing import Any
 
@@ -19,3 +19,8 @@ def type_of(cfg: Any) -> tuple[str, str]:
         scope, _, name = given.rpartition('.')
         return 'mmdet.' if scope else '', name
     return 'mmdet.' if given else '', getattr(given, '__name__', 'None')
+
+
+def as_list(value: Any) -> list:
+    """Return as a list what a config may write as a list or as a single item; empty for None or an empty item."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import Registry
 
+from mmdet_edge.config.types import as_list
 from mmdet_edge.models import EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
 from mmdet_edge.preflight.checkpoint import read_checkpoint
@@ -82,8 +83,7 @@ def to_plain_config(cfg: Config) -> Config:
     content = {key: value for key, value in cfg.to_dict().items() if key not in RUN_KEYS}
     imports = content.pop('custom_imports', None)
     if imports:
-        names = [imports['imports']] if isinstance(imports['imports'], str) else imports['imports']
-        others = [name for name in names if name.partition('.')[0] != PACKAGE]
+        others = [name for name in as_list(imports['imports']) if name.partition('.')[0] != PACKAGE]
         if others:
             content['custom_imports'] = {**imports, 'imports': others}
     return Config(_to_plain(content, '', _our_classes()), filename=cfg.filename)
@@ -175,8 +175,7 @@ def _counterpart(cls: type, cfg: dict, where: str, ours: dict[str, type]) -> dic
         others = [loss for loss in cfg.get('losses', []) if _class_of(loss, ours) is None]
         return others[0] if len(others) == 1 else dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0)
     if issubclass(cls, CocoMetric):
-        metric = cfg.get('metric', 'bbox')
-        metrics = [metric] if isinstance(metric, str) else metric
+        metrics = as_list(cfg.get('metric', 'bbox'))
         known = inspect.signature(CocoMetric).parameters
         rest = {key: value for key, value in cfg.items() if key in known or key == '_scope_'}
         return {'type': 'CocoMetric', **rest, 'metric': [name for name in metrics if name != 'boundary'] or ['segm']}

@@ -8,18 +8,10 @@ from torch import nn
 
 
 def load_strictly(cfg: Config, checkpoint: str, state_dict: dict[str, torch.Tensor]) -> nn.Module:
-    """Build the model of a config with the weights of a checkpoint.
-
-    Args:
-        cfg (Config): The config.
-        checkpoint (str): Path of the weights, for the error message.
-        state_dict (dict[str, Tensor]): The weights.
-
-    Returns:
-        nn.Module: The model, for inference.
+    """Build the model of a config for inference, with the weights of a checkpoint.
 
     Raises:
-        ValueError: If the weights are not exactly those of the model.
+        ValueError: If the weights are not exactly those of the model; the message names ``checkpoint``, their path.
     """
     # None in mmdet's pure-Python configs.
     init_default_scope(cfg.get('default_scope') or 'mmdet')

@@ -54,11 +54,5 @@ class AtomicLocalBackend(LocalBackend):
                 os.close(folder)
 
     def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
-        """Write text to a file; see :meth:`put`.
-
-        Args:
-            obj (str): Text to be written.
-            filepath (str | Path): Path of the file.
-            encoding (str): Encoding of the file. Defaults to 'utf-8'.
-        """
+        """Write text to a file; see :meth:`put`."""
         self.put(obj.encode(encoding), filepath)

@@ -67,13 +67,7 @@ def checks_here(args: argparse.Namespace) -> bool:
 
 
 def read_config(config: Union[str, Path]) -> Config:
-    """Read a config file.
-
-    Args:
-        config (str | Path): The file, or one of an installed package, such as 'mmdet::htc/htc_r50_fpn_1x_coco.py'.
-
-    Returns:
-        Config: The config.
+    """Read a config file, or one of an installed package, such as 'mmdet::htc/htc_r50_fpn_1x_coco.py'.
 
     Raises:
         UserError: If the file does not exist, the environment cannot read it, or a section is misspelt.
@@ -152,13 +146,7 @@ def edit_config(
 
 
 def find_config(config: str) -> Path:
-    """Return the path of a config, which 'package::path' names as in a ``_base_`` of mmengine.
-
-    Args:
-        config (str): Path of the file, or 'mmdet::' and its path in MMDetection's folder ``configs``.
-
-    Returns:
-        Path: Not necessarily that of a file.
+    """Return the path of a config file, which may not exist; 'package::path' names one as in a ``_base_`` of mmengine.
 
     Raises:
         UserError: If the package is not installed.
@@ -176,9 +164,6 @@ def distribute_on_cpu(cfg: Config) -> None:
 
     mmengine would put every process on its own GPU; with this wrapper, and the process group there before the Runner,
     it trains with gloo.
-
-    Args:
-        cfg (Config): Changed in place.
 
     Raises:
         UserError: If the job was not started by torchrun.

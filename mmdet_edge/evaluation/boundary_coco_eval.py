@@ -14,14 +14,9 @@ def boundary_width(height: int, width: int, dilation_ratio: float) -> int:
 
 
 def mask_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
-    """Return the pixels of a mask that are at most ``distance`` away from the outside of the mask.
+    """Return the pixels of a binary mask, (H, W), uint8, that are at most ``distance`` pixels away from its outside.
 
-    Args:
-        mask (np.ndarray): Binary mask, (H, W), uint8.
-        distance (int): Width of the band in pixels, at least 1.
-
-    Returns:
-        np.ndarray: Binary mask, (H, W), uint8. The image border counts as boundary.
+    The image border counts as boundary.
     """
     # Zeros beyond the border, so that an object that the border cuts has an edge there.
     eroded = cv2.erode(

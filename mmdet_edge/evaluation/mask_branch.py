@@ -63,15 +63,9 @@ def ground_truth_boxes(roi_head: Any, boxes: list[InstanceData]) -> Iterator[lis
 
 
 def boundary_iou(first: np.ndarray, second: np.ndarray, width: int) -> float:
-    """Return the IoU of the boundary bands of two masks, 1 if both are empty.
+    """Return the IoU of the boundary bands of two binary masks, (H, W), uint8; 1 if both are empty.
 
-    Args:
-        first (np.ndarray): Binary mask, (H, W), uint8.
-        second (np.ndarray): Binary mask, (H, W), uint8.
-        width (int): Width of the bands in pixels.
-
-    Returns:
-        float: In [0, 1].
+    The bands are ``width`` pixels wide and lie inside the masks.
     """
     bands = mask_boundary(first, width), mask_boundary(second, width)
     union = np.count_nonzero(bands[0] | bands[1])
@@ -93,10 +87,7 @@ def score_mask(prob: Tensor, target: Tensor, threshold: float = 0.5) -> dict[str
     Args:
         prob (Tensor): Predicted probabilities, (h, w), on the CPU.
         target (Tensor): Target of the mask head, (h, w), 0 or 1.
-        threshold (float): Of the probability. Defaults to 0.5.
-
-    Returns:
-        dict[str, float]: Metric -> value.
+        threshold (float): A pixel belongs to the mask from this probability on. Defaults to 0.5.
     """
     mask, goal = (prob >= threshold).numpy().astype(np.uint8), target.numpy().astype(np.uint8)
     union = np.count_nonzero(mask | goal)
@@ -109,14 +100,9 @@ def score_mask(prob: Tensor, target: Tensor, threshold: float = 0.5) -> dict[str
 
 
 def mask_targets(instances: InstanceData, size: tuple[int, int]) -> Tensor:
-    """Return the targets of a mask head for ground-truth boxes as RoIs.
+    """Return the targets of a mask head for ground-truth boxes as RoIs: (K, h, w), float32, 0 or 1, on the CPU.
 
-    Args:
-        instances (:obj:`InstanceData`): K instances with ``bboxes`` and ``masks``.
-        size (tuple[int, int]): Height and width of the head's masks.
-
-    Returns:
-        Tensor: Shape (K, h, w), float32, 0 or 1, on the CPU.
+    ``instances`` has ``bboxes`` and ``masks``; ``size`` is the height and width of the head's masks.
     """
     boxes = get_box_tensor(instances.bboxes).cpu().numpy()
     cropped = instances.masks.crop_and_resize(boxes, size, np.arange(len(boxes)), device='cpu', binarize=True)
@@ -141,10 +127,7 @@ def _score_image(prob: Tensor, sample: Any, pasted: Tensor, threshold: float) ->
 
 
 def ground_truth_rois(samples: list[Any]) -> tuple[list[InstanceData], bool]:
-    """Return the ground-truth boxes in the form and scale in which a RoI head predicts boxes.
-
-    Args:
-        samples (list[:obj:`DetDataSample`]): Preprocessed samples with ``gt_instances``.
+    """Return the ground-truth boxes of preprocessed samples in the form and scale in which a RoI head predicts boxes.
 
     Returns:
         tuple[list[:obj:`InstanceData`], bool]: ``bboxes``, ``labels`` and ``scores`` of each image, and whether the
@@ -169,15 +152,10 @@ def ground_truth_rois(samples: list[Any]) -> tuple[list[InstanceData], bool]:
 
 
 def check_mask_branch(model: nn.Module, sample: Any) -> None:
-    """Check that a mask branch can be evaluated.
+    """Raise ValueError if the mask branch of a model, unwrapped, cannot be evaluated.
 
-    Args:
-        model (nn.Module): The detector, unwrapped.
-        sample (:obj:`DetDataSample`): A sample of the validation data.
-
-    Raises:
-        ValueError: If the model has no RoI head with a mask branch, or one whose masks do not come from boxes, or if
-            the sample has no masks.
+    It needs a RoI head with a mask branch whose masks come from boxes, and ``sample``, of the validation data, with
+    masks.
     """
     if not getattr(model, 'with_mask', False) or not hasattr(model, 'roi_head'):
         raise ValueError(f'{type(model).__name__} has no RoI head with a mask branch')
@@ -200,12 +178,6 @@ def score_batch(model: BaseDetector, batch: dict) -> list[list[dict[str, float]]
     Args:
         model (BaseDetector): Two-stage detector with an FCN-like mask head, in evaluation mode.
         batch (dict): A batch of the dataloader; its samples must have ``gt_instances`` with masks.
-
-    Returns:
-        list[list[dict[str, float]]]: One list per image, one dict per instance.
-
-    Raises:
-        ValueError: If the model has no mask branch, or the samples have no masks.
     """
     data = model.data_preprocessor(batch, False)
     samples = data['data_samples']

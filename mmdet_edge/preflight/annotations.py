@@ -251,52 +251,37 @@ class Crowd(IntEnum):
 COLUMNS = (
     *('left', 'top', 'width', 'height', 'area', 'image_height', 'image_width', 'category', 'crowd', 'ignore'),
     # The mask: its kind, what it reaches from and to in pixels, and how many numbers its first polygon has.
-    *('mask', 'x1', 'y1', 'x2', 'y2', 'first'),
+    *('kind', 'x1', 'y1', 'x2', 'y2', 'first'),
+    # For the use that is checked: the kind of mask as it reads it, and whether the category is among its classes.
+    *('mask', 'is_class'),
 )
 
 
-class Objects:
-    """The objects of a file that have the fields of one: a column of numbers, (N,), as attribute for each field.
+class Objects(NamedTuple):
+    """The objects of a file that have the fields of one.
 
     Args:
         ids (list): Their ids.
-        rows (array): Values of :data:`COLUMNS`, object by object.
+        table (np.recarray): Their :data:`COLUMNS`, (N,), numbers.
     """
 
-    is_class: np.ndarray
-    """Whether its category is among the classes of the use that is checked."""
-    mask: np.ndarray
-    """:class:`Mask`, as the use that is checked reads it."""
+    ids: list[Any]
+    table: np.recarray
 
-    def __init__(self, ids: list[Any], rows: array) -> None:
-        self.ids = ids
-        self.rows = np.frombuffer(rows).reshape(-1, len(COLUMNS)) if ids else np.zeros((0, len(COLUMNS)))
 
-    def __getattr__(self, name: str) -> np.ndarray:
-        """Return a column."""
-        if name not in COLUMNS:
-            raise AttributeError(name)
-        return self.column(name)
+def _box_fits(o: np.recarray, x1: np.ndarray, y1: np.ndarray, x2: np.ndarray, y2: np.ndarray) -> np.ndarray:
+    """Return whether a box, (N,) each, clipped to the image, is about that of the mask.
 
-    def column(self, name: str) -> np.ndarray:
-        """Return a column as it was read."""
-        return self.rows[:, COLUMNS.index(name)]
-
-    def box_fit(self, x1: np.ndarray, y1: np.ndarray, x2: np.ndarray, y2: np.ndarray) -> np.ndarray:
-        """Return whether a box, (N,) each, clipped to the image, is about that of the mask.
-
-        They count as the same from an IoU of 0.5 on, and where no side is more than 2 pixels off.
-        """
-        box, mask = (
-            [
-                np.clip(side, 0, self.image_width if place % 2 == 0 else self.image_height)
-                for place, side in enumerate(b)
-            ]
-            for b in ((x1, y1, x2, y2), (self.x1, self.y1, self.x2, self.y2))
-        )
-        both = _area(*(np.maximum(a, b) for a, b in zip(box[:2], mask[:2])), *map(np.minimum, box[2:], mask[2:]))
-        close = np.max([np.abs(a - b) for a, b in zip(box, mask)], axis=0) <= 2
-        return close | (both >= 0.5 * (_area(*box) + _area(*mask) - both))
+    They count as the same from an IoU of 0.5 on, and where no side is more than 2 pixels off.
+    """
+    limits = (o.image_width, o.image_height) * 2
+    box, mask = (
+        [np.clip(side, 0, limit) for side, limit in zip(sides, limits)]
+        for sides in ((x1, y1, x2, y2), (o.x1, o.y1, o.x2, o.y2))
+    )
+    both = _area(*map(np.maximum, box[:2], mask[:2]), *map(np.minimum, box[2:], mask[2:]))
+    close = np.max([np.abs(a - b) for a, b in zip(box, mask)], axis=0) <= 2
+    return close | (both >= 0.5 * (_area(*box) + _area(*mask) - both))
 
 
 def _area(x1: np.ndarray, y1: np.ndarray, x2: np.ndarray, y2: np.ndarray) -> np.ndarray:
@@ -332,9 +317,9 @@ def _read_objects(
         elif (size := images[image].size) is not None:
             crowd, ignore = _crowd(item), bool(item.get('ignore'))
             mask = _read_mask(item.get('segmentation'), *size)
-            rows.extend((left, top, width, height, area, *size, places[category], crowd, ignore, *mask))
+            rows.extend((left, top, width, height, area, *size, places[category], crowd, ignore, *mask, 0, 0))
             ids.append(number)
-    return Objects(ids, rows)
+    return Objects(ids, np.array(rows).view([(name, float) for name in COLUMNS]).view(np.recarray))
 
 
 def _crowd(item: dict[str, Any]) -> Crowd:
@@ -419,33 +404,33 @@ class Rule(NamedTuple):
 
     level: Level
     text: str
-    applies: Callable[[Objects, Use], Any]
+    applies: Callable[[np.recarray, Use], Any]
     """Returns for each object, (N,), whether the rule applies."""
 
 
-def _is_outside(o: Objects, u: Use) -> np.ndarray:
+def _is_outside(o: np.recarray, u: Use) -> np.ndarray:
     beside = (o.left >= o.image_width) | (o.left + o.width <= 0)
     return beside | (o.top >= o.image_height) | (o.top + o.height <= 0)
 
 
-def _has_another_box(o: Objects, u: Use) -> np.ndarray:
+def _has_another_box(o: np.recarray, u: Use) -> np.ndarray:
     has_mask = ((o.mask == Mask.POLYGON) | (o.mask == Mask.RUN_LENGTH)) & (o.x2 > o.x1)
-    return has_mask & (o.crowd != Crowd.YES) & ~o.box_fit(o.left, o.top, o.left + o.width, o.top + o.height)
+    return has_mask & (o.crowd != Crowd.YES) & ~_box_fits(o, o.left, o.top, o.left + o.width, o.top + o.height)
 
 
-def _has_corners_as_box(o: Objects, u: Use) -> np.ndarray:
-    return _has_another_box(o, u) & o.box_fit(o.left, o.top, o.width, o.height)
+def _has_corners_as_box(o: np.recarray, u: Use) -> np.ndarray:
+    return _has_another_box(o, u) & _box_fits(o, o.left, o.top, o.width, o.height)
 
 
-def _is_lost_run_length(o: Objects, u: Use) -> np.ndarray:
+def _is_lost_run_length(o: np.recarray, u: Use) -> np.ndarray:
     return (o.mask == Mask.RUN_LENGTH) & (u.is_training and not u.poly2mask)
 
 
-def _is_in_small_image(o: Objects, u: Use) -> np.ndarray:
+def _is_in_small_image(o: np.recarray, u: Use) -> np.ndarray:
     return (np.minimum(o.image_height, o.image_width) < u.min_size) & u.is_training
 
 
-def _starts_with_a_point(o: Objects, u: Use) -> np.ndarray:
+def _starts_with_a_point(o: np.recarray, u: Use) -> np.ndarray:
     return (o.mask < Mask.OTHER_SIZE) & (o.first <= 4) & u.is_pycocotools
 
 
@@ -463,7 +448,7 @@ RULES = (
     Rule(ERROR, NULL_CROWD, lambda o, u: (o.crowd == Crowd.NULL) & bool(u.metric)),
     Rule(ERROR, NO_CROWD, lambda o, u: (o.crowd == Crowd.NOT_THERE) & u.is_pycocotools),
     Rule(AS_USUAL, 'with "ignore"', lambda o, u: (o.ignore > 0) & (not u.metric)),
-    Rule(LEFT_OUT, NO_CLASS, lambda o, u: ~o.is_class),
+    Rule(LEFT_OUT, NO_CLASS, lambda o, u: o.is_class == 0),
     Rule(
         LEFT_OUT,
         'objects smaller than one pixel (width, height or area): left out',
@@ -498,13 +483,14 @@ RULES = (
 
 def _check_objects(objects: Objects, names: list[str], use: Use, report: Report) -> None:
     """Report what the rules find, and count what is left to train on or to evaluate."""
+    table = objects.table
     is_class = np.array([use.classes is None or name in use.classes for name in names] or [True])
     # After an error in the classes this would be reported twice.
-    objects.is_class = is_class[objects.category.astype(int)] | bool(report.errors)
-    objects.mask = objects.column('mask') if use.with_masks else np.full(len(objects.ids), Mask.NOT_READ)
-    found = np.full(len(objects.ids), len(RULES))
+    table.is_class = is_class[table.category.astype(int)] | bool(report.errors)
+    table.mask = table.kind if use.with_masks else Mask.NOT_READ
+    found = np.full(len(table), len(RULES))
     for number, rule in reversed(list(enumerate(RULES))):
-        found[rule.applies(objects, use)] = number
+        found[rule.applies(table, use)] = number
     reasons: Counter[str] = Counter()
     for number, rule in enumerate(RULES):
         ids = [objects.ids[place] for place in np.flatnonzero(found == number)]

@@ -40,24 +40,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     raise UserError(f'{path} is not a checkpoint of a model: it has no state_dict with weights')
 
 
-def check_weights(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> Optional[Sequence[str]]:
-    """Check that a file is a checkpoint that can be loaded without running it, and that it fits a model.
-
-    Args:
-        path (str): A file on this machine.
-        model (nn.Module, optional): The model to fit; takes the weights. Defaults to None: not compared.
-        whole (bool): Whether the model needs all of its weights, as for a test. To train on, one is enough. Defaults to
-            True.
-
-    Returns:
-        Sequence[str] | None: The classes that the model was trained on, where a model is given and the file says them.
-
-    Raises:
-        UserError: If it cannot be loaded, or does not fit; the message says why.
-    """
-    if model is None:
-        _load(path)
-        return None
+def _check_fit(path: str, model: nn.Module, whole: bool) -> Optional[Sequence[str]]:
+    """Load a checkpoint into a model, and return its classes; see :func:`check_checkpoint`."""
     # mmengine loads the weights of a model for test-time augmentation into the one inside.
     model = model.module if isinstance(model, BaseTTAModel) else model
     content = read_checkpoint(path)
@@ -105,17 +89,18 @@ def _reason(error: BaseException) -> str:
 
 
 def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> Optional[Sequence[str]]:
-    """Check that a checkpoint file is there, can be loaded and fits; URLs (``https://...``) are left to mmengine.
+    """Check that a checkpoint file is there, can be loaded and fits.
 
-    A folder with the name of a checkpoint, as DeepSpeed and FSDP write it, is left to mmengine too.
+    Left to mmengine: a URL (``https://...``), and a folder with the name of a checkpoint, as DeepSpeed and FSDP write.
 
     Args:
         path (str): Path or URL.
-        model (nn.Module, optional): What it must fit. Defaults to None: not compared.
-        whole (bool): Whether it must have all weights of the model. Defaults to True.
+        model (nn.Module, optional): The model to fit; takes the weights. Defaults to None: not compared.
+        whole (bool): Whether the model needs all of its weights, as for a test. To train on, one is enough. Defaults to
+            True.
 
     Returns:
-        Sequence[str] | None: Its classes, where a model is given and the file says them.
+        Sequence[str] | None: The classes that it was trained on, where a model is given and the file says them.
 
     Raises:
         UserError: If it is not a file, would run code, is damaged or does not fit.
@@ -127,19 +112,16 @@ def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool =
         found = sorted(p.name for p in folder.glob('*.pth')) if folder.is_dir() else []
         hint = f'; {folder} has {", ".join(found)}' if found else ''
         raise UserError(f'checkpoint not found: {path}{hint}')
-    return check_weights(path, model, whole) if is_local(path) else None
+    if not is_local(path):
+        return None
+    if model is not None:
+        return _check_fit(path, model, whole)
+    _load(path)
+    return None
 
 
 def check_pretrained(model: ConfigDict) -> None:
-    """Check that the pretrained weights of a model are available.
-
-    Args:
-        model (ConfigDict): Config of the model.
-
-    Raises:
-        UserError: If one is a ``torchvision://`` model and torchvision is not installed, or a file that does not
-            exist.
-    """
+    """Raise UserError if a model's pretrained weights are a file that is missing or damaged, or need torchvision."""
     for name, init_cfg in _init_cfgs(model, 'model'):
         checkpoint = init_cfg.get('checkpoint') or ''
         if checkpoint.startswith('torchvision://') and not importlib.util.find_spec('torchvision'):

@@ -1,5 +1,6 @@
 """Checks of the data sets of a config: files, annotations, and how splits and metrics fit each other."""
 
+import functools
 import importlib.util
 import os
 import sys
@@ -16,7 +17,7 @@ from mmengine import list_from_file
 from mmengine.config import Config, ConfigDict
 
 from mmdet_edge.config.datasets import evaluators_of, inner_datasets, loading_step, loads_masks
-from mmdet_edge.config.types import type_of
+from mmdet_edge.config.types import as_list, type_of
 from mmdet_edge.errors import UserError, some
 
 from .annotations import Report, Size, Use, check_annotations
@@ -107,7 +108,7 @@ def _uses_of_metrics(cfg: Config, split: str, uses: dict[str, list[Use]]) -> Ite
         if not ann_file or not is_local(ann_file) or name not in COCO_METRICS or evaluator.get('format_only'):
             continue
         loaders = [use for its_uses in uses.values() for use in its_uses if use.where == f'{split}_dataloader']
-        metrics = evaluator.get('metric', 'bbox')
+        metrics = {*as_list(evaluator.get('metric', 'bbox'))}
         is_fast = name == 'CocoBoundaryMetric' and evaluator.get('backend') != 'pycocotools'
         yield (
             os.path.realpath(ann_file),
@@ -115,7 +116,7 @@ def _uses_of_metrics(cfg: Config, split: str, uses: dict[str, list[Use]]) -> Ite
                 where,
                 # What sorts the categories has an order of its own.
                 loaders[0].classes if loaders and not evaluator.get('sort_categories') else None,
-                with_masks=bool({'segm', 'boundary'} & {*([metrics] if isinstance(metrics, str) else metrics)}),
+                with_masks=bool({'segm', 'boundary'} & metrics),
                 metric=name,
                 is_pycocotools=not (is_fast and importlib.util.find_spec('faster_coco_eval')),
             ),
@@ -224,7 +225,7 @@ def uses_of(dataset: ConfigDict, split: str) -> Iterator[tuple[str, Use]]:
             where,
             classes,
             folder,
-            size_of=_Sizes(loading_step(dataset, 'LoadImageFromFile')),
+            size_of=functools.partial(_size_of, loading_step(dataset, 'LoadImageFromFile')),
             is_training=split == 'train',
             # mmdet trains on images without objects, such as unlabelled ones, unless filter_empty_gt removes them.
             needs_objects=split == 'train' and bool(filters.get('filter_empty_gt')),
@@ -243,29 +244,20 @@ def _classes_of(dataset: ConfigDict, kind: Any, where: str) -> Optional[tuple[st
     return tuple(list_from_file(classes) if isinstance(classes, str) else classes or ()) or None
 
 
-class _Sizes:
-    """Returns the size with which a pipeline loads an image file.
-
-    Args:
-        step (ConfigDict, optional): The step that loads images.
-    """
-
-    def __init__(self, step: Optional[ConfigDict]) -> None:
-        self.step = step
-
-    def __call__(self, path: Path) -> Optional[Size]:
-        try:
-            with warnings.catch_warnings():
-                # About very large images, which are not decoded here.
-                warnings.simplefilter('ignore')
-                with PIL.Image.open(path) as image:
-                    width, height = image.size
-                    is_turned = image.getexif().get(ORIENTATION, 1) >= 5
-            if not is_turned or self.step is None:
-                return None if is_turned else (height, width)
-            # Whether EXIF counts depends on the backend and its flags.
-            height, width = TRANSFORMS.build(self.step)(dict(img_path=str(path)))['img'].shape[:2]
-            return height, width
-        except (OSError, PIL.Image.DecompressionBombError):
-            # Not of a kind that Pillow reads.
-            return None
+def _size_of(step: Optional[ConfigDict], path: Path) -> Optional[Size]:
+    """Return the size with which a pipeline, whose ``step`` loads images, loads an image file; None if unknown."""
+    try:
+        with warnings.catch_warnings():
+            # About very large images, which are not decoded here.
+            warnings.simplefilter('ignore')
+            with PIL.Image.open(path) as image:
+                width, height = image.size
+                is_turned = image.getexif().get(ORIENTATION, 1) >= 5
+        if not is_turned or step is None:
+            return None if is_turned else (height, width)
+        # Whether EXIF counts depends on the backend and its flags.
+        height, width = TRANSFORMS.build(step)(dict(img_path=str(path)))['img'].shape[:2]
+        return height, width
+    except (OSError, PIL.Image.DecompressionBombError):
+        # Not of a kind that Pillow reads.
+        return None

@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdet_edge.config.datasets import inner_datasets, loads_masks
+from mmdet_edge.config.types import as_list
 from mmdet_edge.errors import UserError, one_line
 
 
@@ -74,7 +75,7 @@ def _check_classes(roi_head: Any, dataset: Any, what: str) -> None:
     if not isinstance(classes, (list, tuple)):
         return
     for name in ('bbox_head', 'mask_head'):
-        for head in _as_list(getattr(roi_head, name, None)):
+        for head in _stages(getattr(roi_head, name, None)):
             number = getattr(head, 'num_classes', len(classes))
             if number != len(classes) and not getattr(head, 'class_agnostic', False):
                 raise UserError(
@@ -84,8 +85,8 @@ def _check_classes(roi_head: Any, dataset: Any, what: str) -> None:
 
 
 def _check_masks(roi_head: Any) -> None:
-    extractors, settings = _as_list(roi_head.mask_roi_extractor), _as_list(roi_head.train_cfg)
-    for stage, head in enumerate(heads := _as_list(roi_head.mask_head)):
+    extractors, settings = _stages(roi_head.mask_roi_extractor), _stages(roi_head.train_cfg)
+    for stage, head in enumerate(heads := _stages(roi_head.mask_head)):
         # Others, and a shared head before it, have sizes of their own.
         is_usual = type(head).forward in (FCNMaskHead.forward, HTCMaskHead.forward) and not roi_head.with_shared_head
         setting: Any = settings[min(stage, len(settings) - 1)] if settings else {}
@@ -102,7 +103,6 @@ def _check_masks(roi_head: Any) -> None:
             )
 
 
-def _as_list(part: Any) -> list:
-    if part is None:
-        return []
-    return list(part) if isinstance(part, (nn.ModuleList, list, tuple)) else [part]
+def _stages(part: Any) -> list:
+    """Return the modules or settings of each stage of a RoI head; those of one without stages as the only ones."""
+    return list(part) if isinstance(part, nn.ModuleList) else as_list(part)

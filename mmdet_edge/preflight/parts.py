@@ -7,66 +7,42 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from mmdet.evaluation import CocoMetric
+from mmengine import registry
 from mmengine.config import Config
-from mmengine.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    EVALUATOR,
-    FUNCTIONS,
-    HOOKS,
-    LOG_PROCESSORS,
-    LOOPS,
-    METRICS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    TRANSFORMS,
-    VISBACKENDS,
-    VISUALIZERS,
-    Registry,
-    init_default_scope,
-)
+from mmengine.registry import TRANSFORMS, Registry, init_default_scope
 from torch.utils.data import DataLoader
 
 from mmdet_edge.errors import UserError, one_line
 
 REGISTRIES: dict[str, tuple[Registry, ...]] = {
-    'batch_sampler': (DATA_SAMPLERS,),
-    'collate_fn': (FUNCTIONS,),
-    'custom_hooks': (HOOKS,),
-    'dataset': (DATASETS,),
-    'datasets': (DATASETS,),
-    'default_hooks': (HOOKS,),
-    'log_processor': (LOG_PROCESSORS,),
-    'metrics': (METRICS,),
-    'optim_wrapper': (OPTIM_WRAPPERS,),
-    'optimizer': (OPTIMIZERS,),
-    'param_scheduler': (PARAM_SCHEDULERS,),
+    'batch_sampler': (registry.DATA_SAMPLERS,),
+    'collate_fn': (registry.FUNCTIONS,),
+    'custom_hooks': (registry.HOOKS,),
+    'dataset': (registry.DATASETS,),
+    'datasets': (registry.DATASETS,),
+    'default_hooks': (registry.HOOKS,),
+    'log_processor': (registry.LOG_PROCESSORS,),
+    'metrics': (registry.METRICS,),
+    'optim_wrapper': (registry.OPTIM_WRAPPERS,),
+    'optimizer': (registry.OPTIMIZERS,),
+    'param_scheduler': (registry.PARAM_SCHEDULERS,),
     'pipeline': (TRANSFORMS,),
-    'sampler': (DATA_SAMPLERS,),
-    'test_cfg': (LOOPS,),
-    'test_evaluator': (METRICS, EVALUATOR),
-    'train_cfg': (LOOPS,),
-    'val_cfg': (LOOPS,),
-    'val_evaluator': (METRICS, EVALUATOR),
-    'vis_backends': (VISBACKENDS,),
-    'visualizer': (VISUALIZERS,),
+    'sampler': (registry.DATA_SAMPLERS,),
+    'test_cfg': (registry.LOOPS,),
+    'test_evaluator': (registry.METRICS, registry.EVALUATOR),
+    'train_cfg': (registry.LOOPS,),
+    'val_cfg': (registry.LOOPS,),
+    'val_evaluator': (registry.METRICS, registry.EVALUATOR),
+    'vis_backends': (registry.VISBACKENDS,),
+    'visualizer': (registry.VISUALIZERS,),
 }
 """Key of a config -> where the types below it are registered."""
 
 TAKEN_BEFORE = {
-    '_scope_',
-    'by_epoch',
-    'constructor',
-    'convert_to_iter_based',
-    'num_batch_per_epoch',
-    'disable_subprocess_warning',
-    'paramwise_cfg',
-    'priority',
-    'type',
+    *('_scope_', 'by_epoch', 'constructor', 'convert_to_iter_based', 'disable_subprocess_warning'),
+    *('num_batch_per_epoch', 'paramwise_cfg', 'priority', 'type'),
 }
 """Options that mmengine takes out before it constructs a part."""
-
 
 OLD_OPTIONS = {
     'classes': 'metainfo=dict(classes=...)',
@@ -132,7 +108,7 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
     name = part.get('type') or _default_type(where, part)
     kind = find_type(name, part.get('_scope_'), registries) if isinstance(name, str) else name
     if kind is None:
-        registered = [key for registry in registries for key in _registered(registry)]
+        registered = [key for place in registries for key in _registered(place)]
         hint = _hint(f'{name}'.split('.')[-1], registered, cutoff=0.6)
         raise UserError(f'{where}.type: {name} is not in the {registries[0].name} registry{hint}')
     if inspect.isclass(kind):
@@ -150,13 +126,8 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
             # A tokenizer would be downloaded.
             TRANSFORMS.build(copy.deepcopy(part))
         elif inspect.isclass(kind) and issubclass(kind, CocoMetric):
-            kind(
-                **{
-                    key: value
-                    for key, value in copy.deepcopy(part).items()
-                    if key not in ('type', '_scope_', 'ann_file')
-                }
-            )
+            given = copy.deepcopy(part)
+            kind(**{key: given[key] for key in given if key not in ('type', '_scope_', 'ann_file')})
     except Exception as error:
         # Whatever a constructor raises.
         raise UserError(f'{where}: {name} cannot be built: {one_line(error)}') from error
@@ -164,9 +135,9 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
 
 def find_type(name: str, scope: Optional[str], registries: tuple[Registry, ...]) -> Any:
     """Return the class or function that is registered under a name; None if there is none."""
-    for registry in registries:
+    for place in registries:
         try:
-            with registry.switch_scope_and_registry(scope) as scoped:
+            with place.switch_scope_and_registry(scope) as scoped:
                 kind = scoped.get(name)
         except Exception:
             # A name with dots is imported, which can fail in any way.

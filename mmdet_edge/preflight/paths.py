@@ -20,15 +20,12 @@ def exists(root: str, path: str, is_there: Callable[[Path], bool] = Path.exists)
 
 
 def check_writable(what: str, path: Any, is_folder: bool = True) -> None:
-    """Check that a folder or file can be written, before hours are spent on what goes there; nothing is made.
+    """Raise UserError if a folder or file cannot be written; nothing is made.
 
     Args:
         what (str): Name of the option or setting; opens the error message.
         path (str | Path): The folder or file.
         is_folder (bool): Whether it is a folder. Defaults to True.
-
-    Raises:
-        UserError: If it is of the other kind, cannot be made, or cannot be written to.
     """
     path = Path(path)
     if path.exists() and path.is_dir() != is_folder:

@@ -15,7 +15,7 @@ from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmdet_edge.config.datasets import evaluators_of
-from mmdet_edge.config.types import type_of
+from mmdet_edge.config.types import as_list, type_of
 from mmdet_edge.errors import UserError
 
 from .parts import find_type
@@ -82,15 +82,7 @@ OLD_SECTIONS = {
 
 
 def check_sections(cfg: Config, splits: Sequence[str]) -> None:
-    """Check that the config has what the runner cannot do without, and nothing that only mmdet 2 reads.
-
-    Args:
-        cfg (Config): The config.
-        splits (Sequence[str]): Of 'train', 'val', 'test', those that will run.
-
-    Raises:
-        UserError: If a section is missing or None, or is ignored since mmdet 3.
-    """
+    """Raise UserError if a section that the splits need is missing or None, or one is of mmdet 2 and now ignored."""
     for key, new in OLD_SECTIONS.items():
         # A variable that the config has used for a section of today is none.
         if cfg.get(key) is not None and not any(_holds(cfg.get(name), cfg[key]) for name in sections()):
@@ -133,14 +125,7 @@ BACKENDS = {
 
 
 def check_visualizer(cfg: Config) -> None:
-    """Check that the backends of the visualizer are installed.
-
-    Args:
-        cfg (Config): The config.
-
-    Raises:
-        UserError: If one is not.
-    """
+    """Raise UserError if the package of a backend of the visualizer is not installed."""
     for backend in (cfg.get('visualizer') or {}).get('vis_backends') or []:
         package = BACKENDS.get(type_of(backend)[1])
         if package and importlib.util.find_spec(package) is None:
@@ -148,15 +133,9 @@ def check_visualizer(cfg: Config) -> None:
 
 
 def check_loops(cfg: Config, splits: Sequence[str]) -> None:
-    """Check that loops end, and that learning rates are scheduled in what the loop counts.
+    """Raise UserError if a loop over epochs has a sampler whose epochs never end, or a schedule counts epochs in vain.
 
-    Args:
-        cfg (Config): The config; its types are known.
-        splits (Sequence[str]): Of 'train', 'val', 'test', those that will run.
-
-    Raises:
-        UserError: If a loop over epochs has a sampler whose epochs never end, or a schedule counts epochs where there
-            are none.
+    The types of the config must be known (:func:`.check_parts`).
     """
     for split in splits:
         loop = _type(cfg.get(f'{split}_cfg'), LOOPS, BY_EPOCH[(cfg.get(f'{split}_cfg') or {}).get('by_epoch', True)])
@@ -167,7 +146,7 @@ def check_loops(cfg: Config, splits: Sequence[str]) -> None:
                 f'{split}_dataloader: the epochs of {sampler.__name__} never end, and {split}_cfg runs whole epochs: '
                 'take DefaultSampler' + (', or IterBasedTrainLoop with max_iters' if split == 'train' else '')
             )
-        for scheduler in _list(cfg.get('param_scheduler')) if issubclass(loop, IterBasedTrainLoop) else ():
+        for scheduler in as_list(cfg.get('param_scheduler')) if issubclass(loop, IterBasedTrainLoop) else ():
             by_epoch = scheduler.get('by_epoch', True) and not scheduler.get('convert_to_iter_based')
             if by_epoch and not type_of(scheduler)[1].startswith('ReduceOnPlateau'):
                 raise UserError(
@@ -187,26 +166,18 @@ def _type(part: Any, registry: Registry, default: str) -> Any:
     return kind if inspect.isclass(kind) else object
 
 
-def _list(part: Any) -> list:
-    return list(part) if isinstance(part, (list, tuple)) else [part] if part else []
-
-
 ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 RECALLS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 
 
 def check_metrics(cfg: Config) -> None:
-    """Check that the metrics that hooks and schedules look at are evaluated.
+    """Raise UserError if a hook or schedule looks at a metric that the validation does not compute.
 
-    Args:
-        cfg (Config): The config.
-
-    Raises:
-        UserError: If one is not. Nothing is said where a metric or hook of another package may add it.
+    Nothing is checked where a metric or hook of another package may add it.
     """
-    hooks = [*(cfg.get('default_hooks') or {}).values(), *_list(cfg.get('custom_hooks'))]
-    watched = [('save_best', key) for hook in hooks if hook for key in _list(hook.get('save_best'))]
-    for part in (*hooks, *_list(cfg.get('param_scheduler'))):
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *as_list(cfg.get('custom_hooks'))]
+    watched = [('save_best', key) for hook in hooks if hook for key in as_list(hook.get('save_best'))]
+    for part in (*hooks, *as_list(cfg.get('param_scheduler'))):
         name = type_of(part or {})[1]
         if name == 'EarlyStoppingHook' or name.startswith('ReduceOnPlateau'):
             watched.append((f'{name}.monitor', part.get('monitor', 'loss')))
@@ -232,7 +203,7 @@ def _keys(evaluator: Any) -> Iterator[str]:
     """Yield the metrics of a CocoMetric."""
     items = evaluator.get('metric_items')
     prefix = evaluator.get('prefix') or 'coco'
-    for metric in [] if evaluator.get('format_only') else _list(evaluator.get('metric', 'bbox')):
+    for metric in [] if evaluator.get('format_only') else as_list(evaluator.get('metric', 'bbox')):
         if metric == 'proposal_fast':
             yield from (f'{prefix}/AR@{number}' for number in evaluator.get('proposal_nums', (100, 300, 1000)))
         elif metric == 'proposal':
@@ -242,14 +213,7 @@ def _keys(evaluator: Any) -> Iterator[str]:
 
 
 def check_amp(cfg: Config) -> None:
-    """Check that mixed precision has the device that mmengine wants for it.
-
-    Args:
-        cfg (Config): The config.
-
-    Raises:
-        UserError: If it is on and there is no accelerator.
-    """
+    """Raise UserError if mixed precision is on and there is no accelerator: mmengine wants one for it."""
     if type_of(cfg.optim_wrapper)[1] == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise UserError(
             f'mixed precision needs a GPU, and torch {torch.__version__} sees none: leave out --amp, or use the '

@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmdet_edge import get_config_path
 from mmdet_edge.errors import UserError
 from mmdet_edge.preflight import checkpoint as checks
-from mmdet_edge.preflight.checkpoint import check_checkpoint, check_weights
+from mmdet_edge.preflight.checkpoint import check_checkpoint
 from mmdet_edge.preflight.model import build_model
 
 from ..test_reliability.conftest import EDGE
@@ -77,10 +77,10 @@ def test_a_detector_for_a_student_and_its_teacher(checkpoint, tmp_path):
     init_default_scope('mmdet')
     model = MODELS.build(dict(type='SoftTeacher', detector=Config.fromfile(EDGE).model, semi_train_cfg={}))
     for whole in (True, False):
-        check_weights(str(checkpoint), model, whole)
+        check_checkpoint(str(checkpoint), model, whole)
     torch.save(dict(encoder=torch.ones(3)), tmp_path / 'other.pth')
     with pytest.raises(ValueError, match=r'nothing in .* fits the model \(SoftTeacher\); it has encoder'):
-        check_weights(str(tmp_path / 'other.pth'), model, whole=False)
+        check_checkpoint(str(tmp_path / 'other.pth'), model, whole=False)
 
 
 def test_a_resume_needs_the_whole_model(weights, error_of, shapes, tmp_path):

@@ -51,14 +51,9 @@ class RoISamples:
 
 
 def choose_rois(sampling_results: list[SamplingResult], num_rois: int) -> list[int]:
-    """Choose RoIs deterministically: one of each object before a second of any, in turns over the images.
+    """Return indices into the positive RoIs of all images, at most ``num_rois``.
 
-    Args:
-        sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
-        num_rois (int): How many, at most.
-
-    Returns:
-        list[int]: Indices into the positive RoIs of all images.
+    The choice is deterministic: one RoI of each object before a second of any, in turns over the images.
     """
     keys = []
     for image, sampled in enumerate(sampling_results):
@@ -100,7 +95,7 @@ def sample_rois(
     sampling_results: list[SamplingResult],
     num_rois: int,
 ) -> Optional[RoISamples]:
-    """Copy the RoIs that are drawn to the CPU.
+    """Copy the RoIs that are drawn to the CPU; return None if there is no positive RoI.
 
     Args:
         inputs (Tensor): Batch of images as the network gets them, (B, 3, height, width).
@@ -109,9 +104,6 @@ def sample_rois(
         mask_targets (Tensor): Target masks, (N, H, W).
         sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
         num_rois (int): How many, at most.
-
-    Returns:
-        RoISamples, optional: None if there is no positive RoI.
     """
     chosen = choose_rois(sampling_results, num_rois)
     if not chosen:

@@ -94,7 +94,7 @@ def test_wrong_options(option):
 
 
 def test_registered():
-    hook = HOOKS.build(dict(type='EdgeVisualizationHook'))
+    hook = HOOKS.build(dict(type='mmdet.EdgeVisualizationHook'))
     assert (hook.interval, hook.num_rois) == (500, 4)
 
 
