@@ -29,6 +29,7 @@ from .edge_filters import (
 )
 
 REDUCTIONS = ('none', 'mean', 'sum')
+NORMALIZATIONS = ('map', 'box', 'edges')
 
 
 def edge_loss(
@@ -44,6 +45,9 @@ def edge_loss(
     padding_mode: str = 'zeros',
     reduction: str = 'mean',
     loss_weight: float = 1.0,
+    *,
+    activate: bool = True,
+    normalize_by: str = 'map',
 ) -> Tensor:
     """Compute the edge agreement loss.
 
@@ -59,16 +63,22 @@ def edge_loss(
     """
     name, smoothing = 'edge_loss', (smooth_pred, smooth_target)
     kernels = get_edge_kernels(check_options(name, filters, exponent, smoothing, padding_mode, reduction, loss_weight))
+    check_bool(name, 'activate', activate)
+    check_choice(name, 'normalize_by', normalize_by, NORMALIZATIONS)
     with torch.autocast(pred.device.type, enabled=False):
         pred, target = select_class_masks(name, pred, target, label, padding_mode)
         if len(pred):
-            losses = edge_norm(mask_residual(pred, target, *smoothing, padding_mode), kernels, exponent, padding_mode)
+            residual = mask_residual(pred, target, *smoothing, padding_mode, activate)
+            losses = edge_norm(residual, kernels, exponent, padding_mode)
+            losses = normalize_losses(losses, target, normalize_by, kernels, exponent, padding_mode)
         else:
             losses = pred.flatten(1).sum(1)
         return loss_weight * reduce_losses(name, losses, weight, reduction, avg_factor)
 
 
-def mask_residual(pred: Tensor, target: Tensor, smooth_pred: bool, smooth_target: bool, padding_mode: str) -> Tensor:
+def mask_residual(
+    pred: Tensor, target: Tensor, smooth_pred: bool, smooth_target: bool, padding_mode: str, activate: bool = True
+) -> Tensor:
     """Compute how far predicted masks are from the target.
 
     Filters are linear: filtering this difference replaces filtering prediction and target.
@@ -79,6 +89,7 @@ def mask_residual(pred: Tensor, target: Tensor, smooth_pred: bool, smooth_target
         smooth_pred (bool): Smooth the probabilities first.
         smooth_target (bool): Smooth the target first.
         padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'.
+        activate (bool): Whether ``pred`` is logits; if not, it is probabilities. Defaults to True.
 
     Returns:
         Tensor: ``S(sigmoid(pred)) - S(target)``, (N, H, W), dtype of ``pred``.
@@ -87,7 +98,7 @@ def mask_residual(pred: Tensor, target: Tensor, smooth_pred: bool, smooth_target
     def smooth(masks: Tensor) -> Tensor:
         return filter_masks(masks, (GAUSSIAN_KERNEL,), padding_mode)[:, 0]
 
-    prob = pred.sigmoid()
+    prob = pred.sigmoid() if activate else pred
     if smooth_pred and smooth_target:
         return smooth(prob - target)
     return (smooth(prob) if smooth_pred else prob) - (smooth(target) if smooth_target else target)
@@ -154,6 +165,36 @@ def edge_norm(residual: Tensor, kernels: Sequence[Kernel], exponent: float, padd
     framed = padding_mode != 'zeros'
     padded = F.pad(residual, (1, 1, 1, 1), mode=padding_mode) if framed else residual
     return _FilteredNorm.apply(padded, kernels, exponent, framed) / (len(kernels) * residual[0].numel())
+
+
+def normalize_losses(
+    losses: Tensor, target: Tensor, normalize_by: str, kernels: Sequence[Kernel], exponent: float, padding_mode: str
+) -> Tensor:
+    """Change what the loss of each mask is relative to.
+
+    Args:
+        losses (Tensor): Means over the map, (N,), see :func:`edge_norm`.
+        target (Tensor): Masks in [0, 1], (N, H, W).
+        normalize_by (str): 'map', 'box' or 'edges', see :class:`EdgeLoss`.
+        kernels (Sequence[Kernel]): D kernels.
+        exponent (float): p of the norm, at least 1.
+        padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'.
+
+    Returns:
+        Tensor: Shape (N,), dtype of ``losses``.
+    """
+    if normalize_by == 'map':
+        return losses
+    pixels = target[0].numel()
+    if normalize_by == 'box':
+        inside = target > 0
+        area = inside.any(dim=1).sum(dim=1) * inside.any(dim=2).sum(dim=1)
+        return losses * pixels / area.clamp(min=1)
+    # An object that is smaller than a pixel counts as one: its response is the kernel.
+    one_pixel = sum(abs(tap) ** exponent for kernel in kernels for row in kernel for tap in row) / len(kernels)
+    with torch.no_grad():
+        edges = edge_norm(target, kernels, exponent, padding_mode)
+    return losses / edges.clamp(min=one_pixel / pixels)
 
 
 def edge_disagreement(
@@ -287,6 +328,9 @@ class EdgeLoss(nn.Module):
         padding_mode: str = 'zeros',
         reduction: str = 'mean',
         loss_weight: float = 1.0,
+        *,
+        activate: bool = True,
+        normalize_by: str = 'map',
     ) -> None:
         super().__init__()
         name, smoothing = type(self).__name__, (smooth_pred, smooth_target)
@@ -298,6 +342,8 @@ class EdgeLoss(nn.Module):
         self.padding_mode = padding_mode
         self.reduction = reduction
         self.loss_weight = float(loss_weight)
+        self.activate = check_bool(name, 'activate', activate)
+        self.normalize_by = check_choice(name, 'normalize_by', normalize_by, NORMALIZATIONS)
         self._announced = False
 
     def train(self, mode: bool = True) -> 'EdgeLoss':
@@ -354,10 +400,15 @@ class EdgeLoss(nn.Module):
 
     def instance_losses(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return the unweighted loss of each mask, (N,), for logits and target, both (N, H, W)."""
-        residual = mask_residual(pred, target, self.smooth_pred, self.smooth_target, self.padding_mode)
-        return edge_norm(residual, self.kernels, self.exponent, self.padding_mode)
+        losses = edge_norm(self._residual(pred, target), self.kernels, self.exponent, self.padding_mode)
+        return normalize_losses(losses, target, self.normalize_by, self.kernels, self.exponent, self.padding_mode)
 
     def edge_disagreement(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return the per-pixel loss map, (N, H, W); its mean is :meth:`instance_losses`, which is faster."""
-        residual = mask_residual(pred, target, self.smooth_pred, self.smooth_target, self.padding_mode)
+        residual = self._residual(pred, target)
         return edge_disagreement(residual, self.kernels, self.exponent, self.padding_mode)
+
+    def _residual(self, pred: Tensor, target: Tensor) -> Tensor:
+        return mask_residual(
+            pred, target, self.smooth_pred, self.smooth_target, self.padding_mode, activate=self.activate
+        )
