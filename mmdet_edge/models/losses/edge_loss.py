@@ -30,6 +30,11 @@ from .edge_filters import (
 
 REDUCTIONS = ('none', 'mean', 'sum')
 NORMALIZATIONS = ('map', 'box', 'edges')
+NO_MAP = (
+    'Edges are differences of neighbours, so that the loss needs whole maps: not points sampled from them (Mask2Former, '
+    'PointRend) and not flattened pixels (the loss_mask of MaskFormer, whose loss_dice gets maps)'
+)
+"""Why a prediction without rows and columns is refused."""
 
 
 def edge_loss(
@@ -225,13 +230,14 @@ def select_class_masks(
     """
     if label is None:
         if pred.dim() != 3:
+            channels = 'A mask head with one channel per class needs the labels too'
             raise ValueError(
-                f'{owner}: without label, pred must be (N, H, W), got {tuple(pred.shape)}. A mask '
-                'head with one channel per class needs the labels too'
+                f'{owner}: without label, pred must be (N, H, W), got {tuple(pred.shape)}. '
+                f'{channels if pred.dim() == 4 else NO_MAP}'
             )
     else:
         if pred.dim() != 4:
-            raise ValueError(f'{owner}: with label, pred must be (N, C, H, W), got {tuple(pred.shape)}')
+            raise ValueError(f'{owner}: with label, pred must be (N, C, H, W), got {tuple(pred.shape)}. {NO_MAP}')
         if label.shape != pred.shape[:1] or label.is_floating_point():
             raise ValueError(
                 f'{owner}: label must be {len(pred)} integers, one per mask, got shape '
@@ -243,7 +249,7 @@ def select_class_masks(
     if target.shape != pred.shape:
         raise ValueError(
             f'{owner}: target must have the shape of the predicted masks, {tuple(pred.shape)}, got '
-            f'{tuple(target.shape)}. train_cfg.rcnn.mask_size must equal the output size of the mask head'
+            f'{tuple(target.shape)}. In a RoI head, train_cfg.rcnn.mask_size must equal the output size of the mask head'
         )
     side = 2 if padding_mode == 'reflect' else 1
     if len(pred) and min(pred.shape[1:]) < side:
