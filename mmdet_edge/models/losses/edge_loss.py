@@ -3,8 +3,8 @@
 Source: Zimmermann & Siems, arXiv 1809.07069, and the authors' TensorFlow code, with which it agrees on 150 settings
 (tests/test_models/test_losses/test_reference.py).
 
-Shape letters: N positive RoIs, C channels of the mask head (classes, or 1 if class-agnostic), D kernels, H and W
-mask height and width.
+Shape letters: N masks (positive RoIs, or the positive samples of a head without RoIs), C channels of the mask head
+(classes, or 1 if class-agnostic), D kernels, H and W mask height and width.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ from .edge_filters import (
 )
 
 REDUCTIONS = ('none', 'mean', 'sum')
-NORMALIZATIONS = ('map', 'box', 'edges')
+NORMALIZATIONS = ('map', 'edges')
 NO_MAP = (
-    'Edges are differences of neighbours, so that the loss needs whole maps: not points sampled from them (Mask2Former, '
+    'Edges are differences of neighbours: the loss needs whole maps, not points sampled from them (Mask2Former, '
     'PointRend) and not flattened pixels (the loss_mask of MaskFormer, whose loss_dice gets maps)'
 )
 """Why a prediction without rows and columns is refused."""
@@ -89,7 +89,7 @@ def mask_residual(
     Filters are linear: filtering this difference replaces filtering prediction and target.
 
     Args:
-        pred (Tensor): Logits, (N, H, W), float32 or float64.
+        pred (Tensor): Logits or, without ``activate``, probabilities, (N, H, W), float32 or float64.
         target (Tensor): Masks in [0, 1], (N, H, W), dtype of ``pred``.
         smooth_pred (bool): Smooth the probabilities first.
         smooth_target (bool): Smooth the target first.
@@ -180,7 +180,7 @@ def normalize_losses(
     Args:
         losses (Tensor): Means over the map, (N,), see :func:`edge_norm`.
         target (Tensor): Masks in [0, 1], (N, H, W).
-        normalize_by (str): 'map', 'box' or 'edges', see :class:`EdgeLoss`.
+        normalize_by (str): 'map' or 'edges', see :class:`EdgeLoss`.
         kernels (Sequence[Kernel]): D kernels.
         exponent (float): p of the norm, at least 1.
         padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'.
@@ -190,16 +190,11 @@ def normalize_losses(
     """
     if normalize_by == 'map':
         return losses
-    pixels = target[0].numel()
-    if normalize_by == 'box':
-        inside = target > 0
-        area = inside.any(dim=1).sum(dim=1) * inside.any(dim=2).sum(dim=1)
-        return losses * pixels / area.clamp(min=1)
     # An object that is smaller than a pixel counts as one: its response is the kernel.
     one_pixel = sum(abs(tap) ** exponent for kernel in kernels for row in kernel for tap in row) / len(kernels)
     with torch.no_grad():
         edges = edge_norm(target, kernels, exponent, padding_mode)
-    return losses / edges.clamp(min=one_pixel / pixels)
+    return losses / edges.clamp(min=one_pixel / target[0].numel())
 
 
 def edge_disagreement(
@@ -249,7 +244,8 @@ def select_class_masks(
     if target.shape != pred.shape:
         raise ValueError(
             f'{owner}: target must have the shape of the predicted masks, {tuple(pred.shape)}, got '
-            f'{tuple(target.shape)}. In a RoI head, train_cfg.rcnn.mask_size must equal the output size of the mask head'
+            f'{tuple(target.shape)}. In a RoI head, train_cfg.rcnn.mask_size must equal the output size of the mask '
+            'head'
         )
     side = 2 if padding_mode == 'reflect' else 1
     if len(pred) and min(pred.shape[1:]) < side:
@@ -311,6 +307,12 @@ class EdgeLoss(nn.Module):
             Defaults to 'zeros'.
         reduction (str): 'mean', 'sum' or 'none', over the masks. Defaults to 'mean'.
         loss_weight (float): Weight of the loss, >= 0. Defaults to 1.0.
+        activate (bool): Whether ``pred`` is logits, as in mmdet's ``DiceLoss``. Set it to False for a head that gives
+            probabilities (DecoupledSOLO). Defaults to True.
+        normalize_by (str): What the loss of a mask is relative to. 'map': its pixels, for RoIs, which objects fill.
+            'edges': the edges of its target, the mean over D, H, W of ``|F * target| ** exponent``, for masks of the
+            whole image, where a mean over all pixels would count small objects less; the loss of an empty prediction
+            is then 1, whatever the size of the object. Weights are not comparable between the two. Defaults to 'map'.
 
     Raises:
         TypeError: If an option has the wrong type.
@@ -367,6 +369,8 @@ class EdgeLoss(nn.Module):
             f'filters={"+".join(self.filters)}, exponent={self.exponent:g}, '
             f'smoothing={"+".join(smoothed) or "off"}, padding_mode={self.padding_mode}, '
             f'loss_weight={self.loss_weight:g}'
+            + ('' if self.normalize_by == 'map' else f', normalize_by={self.normalize_by}')
+            + ('' if self.activate else ', activate=False')
         )
 
     def forward(
@@ -381,7 +385,8 @@ class EdgeLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            pred (Tensor): Logits, (N, C, H, W) with ``label`` or (N, H, W) without.
+            pred (Tensor): Logits (probabilities with ``activate=False``), (N, C, H, W) with ``label`` or (N, H, W)
+                without.
             target (Tensor): Masks in [0, 1], hard or soft, (N, H, W).
             label (Tensor, optional): Channel of each mask, (N,), integer, counted from 0. Defaults to None.
             weight (Tensor, optional): Weight of each mask, (N,). Defaults to None.
@@ -410,7 +415,7 @@ class EdgeLoss(nn.Module):
         return normalize_losses(losses, target, self.normalize_by, self.kernels, self.exponent, self.padding_mode)
 
     def edge_disagreement(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return the per-pixel loss map, (N, H, W); its mean is :meth:`instance_losses`, which is faster."""
+        """Return the per-pixel loss map, (N, H, W); its mean is :meth:`instance_losses` normalised by 'map'."""
         residual = self._residual(pred, target)
         return edge_disagreement(residual, self.kernels, self.exponent, self.padding_mode)
 

@@ -88,5 +88,4 @@ settings = {
     'edge-edges-w1': _edge(normalize_by='edges', loss_weight=1),
     'edge-edges-w2': _edge(normalize_by='edges', loss_weight=2),
     'edge-map-w2.5': _edge(loss_weight=2.5),
-    'edge-box-w0.15': _edge(normalize_by='box', loss_weight=0.15),
 }
