@@ -126,7 +126,7 @@ def test_an_image_without_objects(name):
 @pytest.mark.parametrize('loss', [dict(type='EdgeLoss'), dict(type='SumMaskLoss', losses=[dict(type='EdgeLoss')])])
 def test_sampled_points_and_flattened_pixels_are_refused(loss, shape):
     """As Mask2Former calls its losses, and MaskFormer its loss_mask."""
-    with pytest.raises(ValueError, match='the loss needs whole maps: not points sampled from them'):
+    with pytest.raises(ValueError, match='the loss needs whole maps, not points sampled from them'):
         MODELS.build(loss)(torch.zeros(shape), torch.zeros(shape), avg_factor=4)
 
 
