@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
+from mmdet_edge import EdgeLoss
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -24,16 +24,16 @@ SNIPPETS = [
 
 
 @pytest.mark.parametrize('code', SNIPPETS)
-def test_a_python_snippet_parses_and_a_config_has_an_edge_head(code, tmp_path):
+def test_a_python_snippet_parses_and_a_config_has_an_edge_loss(code, tmp_path):
     if '_base_' not in code:
         ast.parse(code)
         return
     (tmp_path / 'config.py').write_text(code)
     cfg = Config.fromfile(tmp_path / 'config.py')
     init_default_scope('mmdet')
-    heads = cfg.model.roi_head.mask_head
+    heads = cfg.model.roi_head.mask_head if 'roi_head' in cfg.model else cfg.model.bbox_head
     heads = heads if isinstance(heads, list) else [heads]
-    assert any(isinstance(MODELS.build(head), EdgeAgreementMixin) for head in heads)
+    assert any(isinstance(part, EdgeLoss) for head in heads for part in MODELS.build(head).modules())
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

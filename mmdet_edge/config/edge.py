@@ -16,6 +16,7 @@ EDGE_TWINS = {
 }
 """mmdet's FCN-like mask head -> its counterpart with an edge loss."""
 
+_WHOLE_IMAGE = 'for masks of the whole image, make its loss_mask a SumMaskLoss with an EdgeLoss'
 _PLAIN_HEADS = {edge: plain for plain, edge in EDGE_TWINS.items()}
 
 
@@ -62,7 +63,8 @@ def apply_edge_agreement(
     if not changes:
         raise ValueError(
             f'apply_edge_agreement: expected a model with a mask head of type {_known()}, got one of type '
-            f'{model.get("type")} without any mask_head; it predicts boxes only, or its masks do not come from RoIs'
+            f'{model.get("type")} without any mask_head; it predicts boxes only, or its masks do not come from RoIs '
+            f'({_WHOLE_IMAGE})'
         )
     for roi_head, mask_head in changes:
         roi_head['mask_head'] = mask_head
@@ -122,8 +124,8 @@ def _check_head(name: str, type_name: str, only_scnet: bool) -> None:
         )
     if type_name not in EDGE_TWINS and type_name not in _PLAIN_HEADS:
         raise ValueError(
-            f'{expected}; it does not predict one mask for each RoI, or is not a head of mmdet (for one of your own, '
-            'derived from FCNMaskHead, derive an edge head with EdgeAgreementMixin)'
+            f'{expected}; it does not predict one mask for each RoI ({_WHOLE_IMAGE}), or is not a head of mmdet (for '
+            'one of your own, derived from FCNMaskHead, derive an edge head with EdgeAgreementMixin)'
         )
     if only_scnet and type_name not in ('SCNetMaskHead', 'EdgeAgreementSCNetMaskHead'):
         raise ValueError(

@@ -171,7 +171,10 @@ def _counterpart(cls: type, cfg: dict, where: str, ours: dict[str, type]) -> dic
         if MODELS.get(parent.__name__) is parent and overridden <= {'__init__', 'loss_and_target'}:
             rest = {key: value for key, value in cfg.items() if key not in ('type', 'loss_edge')}
             return {'type': parent.__name__, **rest}
-    if where.endswith('.loss_mask') and issubclass(cls, (EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss)):
+    # MaskFormer's loss_dice is its mask loss on maps.
+    if where.endswith(('.loss_mask', '.loss_dice')) and issubclass(
+        cls, (EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss)
+    ):
         others = [loss for loss in cfg.get('losses', []) if _class_of(loss, ours) is None]
         return others[0] if len(others) == 1 else dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0)
     if issubclass(cls, CocoMetric):

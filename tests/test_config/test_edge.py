@@ -137,6 +137,11 @@ def test_wrong_stages(cfg, stages, message):
         (config(dict(num_classes=3)), 'got None'),
         (config(None), 'expected a model with a mask head of type FCNMaskHead, .*got one of type Detector without any'),
         (Config(dict(model=dict(type='Mask2Former'))), 'got one of type Mask2Former without any mask_head'),
+        (Config(dict(model=dict(type='RTMDet'))), 'for masks of the whole image, make its loss_mask a SumMaskLoss'),
+        (
+            Config(dict(model=dict(mask_head=dict(type='SOLOHead')))),
+            'SOLOHead; .*for masks of the whole image, make its loss_mask a SumMaskLoss',
+        ),
         (Config(dict(a=1)), 'got one of type None'),
         # Its RoI head would drop the loss without a word.
         (config(dict(type=FCN), type='SCNetRoIHead', num_stages=3), 'must be of type SCNetMaskHead, got FCNMaskHead'),

@@ -161,6 +161,13 @@ def test_mask_losses(loss, expected):
     assert to_plain_config(cfg).model.roi_head.mask_head.to_dict() == dict(type='FCNMaskHead', loss_mask=expected)
 
 
+@pytest.mark.parametrize(('part', 'key'), [('bbox_head', 'loss_mask'), ('panoptic_head', 'loss_dice')])
+def test_losses_of_masks_of_the_whole_image(part, key):
+    dice = dict(type='DiceLoss', loss_weight=2.0)
+    cfg = Config(dict(model={part: {key: dict(type='SumMaskLoss', losses=[dice, dict(type='EdgeLoss')])}}))
+    assert to_plain_config(cfg).model[part][key].to_dict() == dice
+
+
 def test_metrics():
     metric = dict(type='CocoBoundaryMetric', ann_file='a.json', backend='pycocotools')
     cfg = Config(dict(test_evaluator=[dict(metric, metric='boundary'), dict(metric, metric='segm'), metric]))

@@ -3,8 +3,8 @@
 Source: Zimmermann & Siems, arXiv 1809.07069, and the authors' TensorFlow code, with which it agrees on 150 settings
 (tests/test_models/test_losses/test_reference.py).
 
-Shape letters: N positive RoIs, C channels of the mask head (classes, or 1 if class-agnostic), D kernels, H and W
-mask height and width.
+Shape letters: N masks (positive RoIs, or the positive samples of a head without RoIs), C channels of the mask head
+(classes, or 1 if class-agnostic), D kernels, H and W mask height and width.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,12 @@ from .edge_filters import (
 )
 
 REDUCTIONS = ('none', 'mean', 'sum')
+NORMALIZATIONS = ('map', 'edges')
+NO_MAP = (
+    'Edges are differences of neighbours: the loss needs whole maps, not points sampled from them (Mask2Former, '
+    'PointRend) and not flattened pixels (the loss_mask of MaskFormer, whose loss_dice gets maps)'
+)
+"""Why a prediction without rows and columns is refused."""
 
 
 def edge_loss(
@@ -44,6 +50,9 @@ def edge_loss(
     padding_mode: str = 'zeros',
     reduction: str = 'mean',
     loss_weight: float = 1.0,
+    *,
+    activate: bool = True,
+    normalize_by: str = 'map',
 ) -> Tensor:
     """Compute the edge agreement loss.
 
@@ -59,26 +68,33 @@ def edge_loss(
     """
     name, smoothing = 'edge_loss', (smooth_pred, smooth_target)
     kernels = get_edge_kernels(check_options(name, filters, exponent, smoothing, padding_mode, reduction, loss_weight))
+    check_bool(name, 'activate', activate)
+    check_choice(name, 'normalize_by', normalize_by, NORMALIZATIONS)
     with torch.autocast(pred.device.type, enabled=False):
         pred, target = select_class_masks(name, pred, target, label, padding_mode)
         if len(pred):
-            losses = edge_norm(mask_residual(pred, target, *smoothing, padding_mode), kernels, exponent, padding_mode)
+            residual = mask_residual(pred, target, *smoothing, padding_mode, activate)
+            losses = edge_norm(residual, kernels, exponent, padding_mode)
+            losses = normalize_losses(losses, target, normalize_by, kernels, exponent, padding_mode)
         else:
             losses = pred.flatten(1).sum(1)
         return loss_weight * reduce_losses(name, losses, weight, reduction, avg_factor)
 
 
-def mask_residual(pred: Tensor, target: Tensor, smooth_pred: bool, smooth_target: bool, padding_mode: str) -> Tensor:
+def mask_residual(
+    pred: Tensor, target: Tensor, smooth_pred: bool, smooth_target: bool, padding_mode: str, activate: bool = True
+) -> Tensor:
     """Compute how far predicted masks are from the target.
 
     Filters are linear: filtering this difference replaces filtering prediction and target.
 
     Args:
-        pred (Tensor): Logits, (N, H, W), float32 or float64.
+        pred (Tensor): Logits or, without ``activate``, probabilities, (N, H, W), float32 or float64.
         target (Tensor): Masks in [0, 1], (N, H, W), dtype of ``pred``.
         smooth_pred (bool): Smooth the probabilities first.
         smooth_target (bool): Smooth the target first.
         padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'.
+        activate (bool): Whether ``pred`` is logits; if not, it is probabilities. Defaults to True.
 
     Returns:
         Tensor: ``S(sigmoid(pred)) - S(target)``, (N, H, W), dtype of ``pred``.
@@ -87,7 +103,7 @@ def mask_residual(pred: Tensor, target: Tensor, smooth_pred: bool, smooth_target
     def smooth(masks: Tensor) -> Tensor:
         return filter_masks(masks, (GAUSSIAN_KERNEL,), padding_mode)[:, 0]
 
-    prob = pred.sigmoid()
+    prob = pred.sigmoid() if activate else pred
     if smooth_pred and smooth_target:
         return smooth(prob - target)
     return (smooth(prob) if smooth_pred else prob) - (smooth(target) if smooth_target else target)
@@ -156,6 +172,31 @@ def edge_norm(residual: Tensor, kernels: Sequence[Kernel], exponent: float, padd
     return _FilteredNorm.apply(padded, kernels, exponent, framed) / (len(kernels) * residual[0].numel())
 
 
+def normalize_losses(
+    losses: Tensor, target: Tensor, normalize_by: str, kernels: Sequence[Kernel], exponent: float, padding_mode: str
+) -> Tensor:
+    """Change what the loss of each mask is relative to.
+
+    Args:
+        losses (Tensor): Means over the map, (N,), see :func:`edge_norm`.
+        target (Tensor): Masks in [0, 1], (N, H, W).
+        normalize_by (str): 'map' or 'edges', see :class:`EdgeLoss`.
+        kernels (Sequence[Kernel]): D kernels.
+        exponent (float): p of the norm, at least 1.
+        padding_mode (str): Beyond the border: 'zeros', 'replicate' or 'reflect'.
+
+    Returns:
+        Tensor: Shape (N,), dtype of ``losses``.
+    """
+    if normalize_by == 'map':
+        return losses
+    # An object that is smaller than a pixel counts as one: its response is the kernel.
+    one_pixel = sum(abs(tap) ** exponent for kernel in kernels for row in kernel for tap in row) / len(kernels)
+    with torch.no_grad():
+        edges = edge_norm(target, kernels, exponent, padding_mode)
+    return losses / edges.clamp(min=one_pixel / target[0].numel())
+
+
 def edge_disagreement(
     residual: Tensor, kernels: Sequence[Kernel], exponent: float, padding_mode: str = 'zeros'
 ) -> Tensor:
@@ -184,13 +225,14 @@ def select_class_masks(
     """
     if label is None:
         if pred.dim() != 3:
+            channels = 'A mask head with one channel per class needs the labels too'
             raise ValueError(
-                f'{owner}: without label, pred must be (N, H, W), got {tuple(pred.shape)}. A mask '
-                'head with one channel per class needs the labels too'
+                f'{owner}: without label, pred must be (N, H, W), got {tuple(pred.shape)}. '
+                f'{channels if pred.dim() == 4 else NO_MAP}'
             )
     else:
         if pred.dim() != 4:
-            raise ValueError(f'{owner}: with label, pred must be (N, C, H, W), got {tuple(pred.shape)}')
+            raise ValueError(f'{owner}: with label, pred must be (N, C, H, W), got {tuple(pred.shape)}. {NO_MAP}')
         if label.shape != pred.shape[:1] or label.is_floating_point():
             raise ValueError(
                 f'{owner}: label must be {len(pred)} integers, one per mask, got shape '
@@ -202,7 +244,8 @@ def select_class_masks(
     if target.shape != pred.shape:
         raise ValueError(
             f'{owner}: target must have the shape of the predicted masks, {tuple(pred.shape)}, got '
-            f'{tuple(target.shape)}. train_cfg.rcnn.mask_size must equal the output size of the mask head'
+            f'{tuple(target.shape)}. In a RoI head, train_cfg.rcnn.mask_size must equal the output size of the mask '
+            'head'
         )
     side = 2 if padding_mode == 'reflect' else 1
     if len(pred) and min(pred.shape[1:]) < side:
@@ -264,6 +307,12 @@ class EdgeLoss(nn.Module):
             Defaults to 'zeros'.
         reduction (str): 'mean', 'sum' or 'none', over the masks. Defaults to 'mean'.
         loss_weight (float): Weight of the loss, >= 0. Defaults to 1.0.
+        activate (bool): Whether ``pred`` is logits, as in mmdet's ``DiceLoss``. Set it to False for a head that gives
+            probabilities (DecoupledSOLO). Defaults to True.
+        normalize_by (str): What the loss of a mask is relative to. 'map': its pixels, for RoIs, which objects fill.
+            'edges': the edges of its target, the mean over D, H, W of ``|F * target| ** exponent``, for masks of the
+            whole image, where a mean over all pixels would count small objects less; the loss of an empty prediction
+            is then 1, whatever the size of the object. Weights are not comparable between the two. Defaults to 'map'.
 
     Raises:
         TypeError: If an option has the wrong type.
@@ -287,6 +336,9 @@ class EdgeLoss(nn.Module):
         padding_mode: str = 'zeros',
         reduction: str = 'mean',
         loss_weight: float = 1.0,
+        *,
+        activate: bool = True,
+        normalize_by: str = 'map',
     ) -> None:
         super().__init__()
         name, smoothing = type(self).__name__, (smooth_pred, smooth_target)
@@ -298,6 +350,8 @@ class EdgeLoss(nn.Module):
         self.padding_mode = padding_mode
         self.reduction = reduction
         self.loss_weight = float(loss_weight)
+        self.activate = check_bool(name, 'activate', activate)
+        self.normalize_by = check_choice(name, 'normalize_by', normalize_by, NORMALIZATIONS)
         self._announced = False
 
     def train(self, mode: bool = True) -> 'EdgeLoss':
@@ -315,6 +369,8 @@ class EdgeLoss(nn.Module):
             f'filters={"+".join(self.filters)}, exponent={self.exponent:g}, '
             f'smoothing={"+".join(smoothed) or "off"}, padding_mode={self.padding_mode}, '
             f'loss_weight={self.loss_weight:g}'
+            + ('' if self.normalize_by == 'map' else f', normalize_by={self.normalize_by}')
+            + ('' if self.activate else ', activate=False')
         )
 
     def forward(
@@ -329,7 +385,8 @@ class EdgeLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            pred (Tensor): Logits, (N, C, H, W) with ``label`` or (N, H, W) without.
+            pred (Tensor): Logits (probabilities with ``activate=False``), (N, C, H, W) with ``label`` or (N, H, W)
+                without.
             target (Tensor): Masks in [0, 1], hard or soft, (N, H, W).
             label (Tensor, optional): Channel of each mask, (N,), integer, counted from 0. Defaults to None.
             weight (Tensor, optional): Weight of each mask, (N,). Defaults to None.
@@ -354,10 +411,15 @@ class EdgeLoss(nn.Module):
 
     def instance_losses(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return the unweighted loss of each mask, (N,), for logits and target, both (N, H, W)."""
-        residual = mask_residual(pred, target, self.smooth_pred, self.smooth_target, self.padding_mode)
-        return edge_norm(residual, self.kernels, self.exponent, self.padding_mode)
+        losses = edge_norm(self._residual(pred, target), self.kernels, self.exponent, self.padding_mode)
+        return normalize_losses(losses, target, self.normalize_by, self.kernels, self.exponent, self.padding_mode)
 
     def edge_disagreement(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return the per-pixel loss map, (N, H, W); its mean is :meth:`instance_losses`, which is faster."""
-        residual = mask_residual(pred, target, self.smooth_pred, self.smooth_target, self.padding_mode)
+        """Return the per-pixel loss map, (N, H, W); its mean is :meth:`instance_losses` normalised by 'map'."""
+        residual = self._residual(pred, target)
         return edge_disagreement(residual, self.kernels, self.exponent, self.padding_mode)
+
+    def _residual(self, pred: Tensor, target: Tensor) -> Tensor:
+        return mask_residual(
+            pred, target, self.smooth_pred, self.smooth_target, self.padding_mode, activate=self.activate
+        )

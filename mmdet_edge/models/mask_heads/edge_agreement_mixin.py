@@ -64,6 +64,8 @@ class EdgeAgreementMixin:
         if loss_edge is not None:
             self.loss_edge = MODELS.build({'type': 'EdgeLoss', **loss_edge})
             _check_takes_labels(name, 'loss_edge', self.loss_edge)
+            if not getattr(self.loss_edge, 'activate', True):
+                raise ValueError(f'{name}: loss_edge gets logits, but activate=False says that it gets probabilities')
             # The mean over no positive RoI is NaN.
             if getattr(self.loss_edge, 'reduction', 'mean') == 'none':
                 raise ValueError(

@@ -68,7 +68,7 @@ def test_settings_of_the_repository(path, tried_edge_losses, peer_mask_losses):
     for name, lengths in budgets.items():
         for budget in lengths or {None}:
             cfg = make_run_config(read, RunKey(name, budget, None, 0), {})
-        head = cfg.model.mask_head if read.protocol == 'mask-branch' else cfg.model.roi_head.mask_head
+        head = cfg.model.get('roi_head', cfg.model).get('mask_head') or cfg.model.bbox_head
         hooks = cfg.get('custom_hooks', [])
         for hook in hooks:
             HOOKS.build(hook)

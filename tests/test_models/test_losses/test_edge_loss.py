@@ -143,7 +143,8 @@ def test_module_and_function_have_the_same_options():
     function = inspect.signature(edge_loss).parameters
     assert list(function.values())[-len(ours) :] == list(ours.values())
     weighted = list(inspect.signature(EdgeWeightedCrossEntropyLoss).parameters.values())
-    assert weighted[:-1] == list(ours.values()) and weighted[-1].name == 'temperature'
+    # The cross entropy is a mean over the map, of logits.
+    assert weighted[:-1] == list(ours.values())[:-2] and weighted[-1].name == 'temperature'
 
 
 def test_wrong_options_of_the_function():
@@ -186,6 +187,64 @@ def test_targets_of_any_dtype_and_soft():
         assert torch.equal(edge_loss(pred, target.to(dtype)), expected)
     soft = pred.detach().sigmoid()
     assert edge_loss(pred, soft).item() == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize('normalize_by', ['map', 'edges'])
+@pytest.mark.parametrize('smooth', [False, True])
+def test_probabilities(smooth, normalize_by):
+    pred, target = masks()
+    options = dict(exponent=1.5, smooth_pred=smooth, normalize_by=normalize_by)
+    expected = EdgeLoss(**options)(pred, target)
+    assert torch.equal(EdgeLoss(**options, activate=False)(pred.sigmoid(), target), expected)
+    assert torch.equal(edge_loss(pred.sigmoid(), target, **options, activate=False), expected)
+
+
+@pytest.mark.parametrize('filters', EDGE_FILTERS)
+@pytest.mark.parametrize('exponent', [1, 2, 3])
+def test_relative_to_its_edges_an_object_counts_the_same_at_any_size(filters, exponent):
+    target = torch.zeros(3, 32, 32)
+    target[0, 10, 10] = target[1, 5:9, 6:10] = target[2, 2:30, 2:20] = 1
+    options = dict(filters=filters, exponent=exponent, reduction='none', normalize_by='edges')
+    nothing = torch.full_like(target, -1e4)
+    assert edge_loss(nothing, target, **options).tolist() == pytest.approx([1, 1, 1])
+    # Without a target, one pixel too many counts as much as one that is missing.
+    assert edge_loss(target[:1] * 2e4 - 1e4, torch.zeros(1, 32, 32), **options).item() == pytest.approx(1)
+    # Half of the map, half of the object: the same number.
+    assert edge_loss(nothing[..., :20], target[..., :20], **options)[:2].tolist() == pytest.approx([1, 1])
+
+
+def test_relative_to_its_edges_it_is_a_ratio_of_means():
+    pred, target = masks(4, 9, 7, torch.float64)
+    options = dict(exponent=1.5, reduction='none', padding_mode='reflect')
+    nothing = torch.full_like(target, -1e4)
+    ratio = edge_loss(pred, target, **options) / edge_loss(nothing, target, **options)
+    torch.testing.assert_close(edge_loss(pred, target, **options, normalize_by='edges'), ratio)
+    loss = EdgeLoss(exponent=1.5, normalize_by='edges')
+    assert torch.autograd.gradcheck(lambda x: loss(x, target), pred, fast_mode=True)
+    # Whatever says how masks are combined applies to the ratios.
+    weight = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    value = edge_loss(pred, target, weight=weight, avg_factor=8.0, exponent=1.5, normalize_by='edges')
+    each = edge_loss(pred, target, exponent=1.5, reduction='none', normalize_by='edges')
+    torch.testing.assert_close(value, (each * weight).sum() / 8)
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        (dict(activate=0), TypeError, 'activate must be True or False, got 0'),
+        (dict(normalize_by='box'), ValueError, "normalize_by must be one of .*got 'box'"),
+    ],
+)
+def test_wrong_options_for_whole_images(options, error, message):
+    with pytest.raises(error, match=f'^EdgeLoss: {message}'):
+        EdgeLoss(**options)
+    with pytest.raises(error, match=f'^edge_loss: {message}'):
+        edge_loss(*masks(), **options)
+
+
+def test_the_log_names_what_differs_from_a_roi():
+    assert 'normalize' not in EdgeLoss().extra_repr() and 'activate' not in EdgeLoss().extra_repr()
+    assert EdgeLoss(activate=False, normalize_by='edges').extra_repr().endswith('normalize_by=edges, activate=False')
 
 
 def test_non_contiguous():

@@ -189,6 +189,11 @@ def test_the_dice_loss_of_queryinst_has_a_call_of_its_own():
     EdgeAgreementDynamicMaskHead(loss_mask=dict(type='DiceLoss'), **SMALL)
 
 
+def test_the_head_gives_logits():
+    with pytest.raises(ValueError, match='loss_edge gets logits, but activate=False says that it gets probabilities'):
+        EdgeAgreementMaskHead(loss_edge=dict(activate=False), **SMALL)
+
+
 def test_a_loss_for_each_mask():
     # The mean over no positive RoI would be NaN.
     with pytest.raises(ValueError, match="one number, got reduction='none'"):
