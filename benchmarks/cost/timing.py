@@ -45,11 +45,11 @@ def time_in_turn(functions: Mapping[str, Callable[[], Any]], repeats: int, devic
     Returns:
         dict[str, list]: Name -> seconds of each run.
     """
-    stopwatch = _cuda_seconds if torch.device(device).type == 'cuda' else _cpu_seconds
+    on_gpu = torch.device(device).type == 'cuda'
     seconds: dict[str, list] = {name: [] for name in functions}
     for turn in range(repeats + 1):
         for name, function in functions.items():
-            elapsed = stopwatch(function)
+            elapsed = _cuda_seconds(function, device) if on_gpu else _cpu_seconds(function)
             if turn:
                 seconds[name].append(elapsed)
     return seconds
@@ -61,14 +61,15 @@ def _cpu_seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _cuda_seconds(function: Callable[[], Any]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    # The work before it must not count.
-    torch.cuda.synchronize()
-    start.record()
-    function()
-    end.record()
-    end.synchronize()
+def _cuda_seconds(function: Callable[[], Any], device: str) -> float:
+    with torch.cuda.device(device):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        # The work before it must not count.
+        torch.cuda.synchronize()
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
     return start.elapsed_time(end) / 1000
 
 

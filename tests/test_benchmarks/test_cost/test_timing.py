@@ -1,5 +1,8 @@
 """Time and memory, measured so that functions can be compared."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import pytest
 import torch
 
@@ -56,11 +59,32 @@ def cuda(monkeypatch):
     return calls
 
 
-def test_a_gpu_has_finished_when_the_clock_is_read(cuda, monkeypatch):
-    monkeypatch.setattr(timing.time, 'perf_counter', lambda: cuda.append('clock') or float(len(cuda)))
-    # Two calls between the readings, and the second one itself.
-    assert time_in_turn({'a': lambda: cuda.append('a')}, repeats=1, device='cuda:1') == {'a': [3.0]}
-    assert cuda == 2 * ['synchronize', 'clock', 'a', 'synchronize', 'clock']
+class Event:
+    """Stands in for a CUDA event: its time is the number of calls before it."""
+
+    def __init__(self, calls, enable_timing):
+        assert enable_timing
+        self.calls = calls
+
+    def record(self):
+        self.time = len(self.calls)
+        self.calls.append('record')
+
+    def synchronize(self):
+        self.calls.append('wait')
+
+    def elapsed_time(self, end):
+        return 1000.0 * (end.time - self.time)
+
+
+def test_a_gpu_is_timed_between_two_events(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, 'device', lambda device: calls.append(device) or nullcontext())
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: calls.append('synchronize'))
+    monkeypatch.setattr(torch.cuda, 'Event', partial(Event, calls))
+    # The first event itself, and the function.
+    assert time_in_turn({'a': lambda: calls.append('a')}, repeats=1, device='cuda:1') == {'a': [2.0]}
+    assert calls == 2 * ['cuda:1', 'synchronize', 'record', 'a', 'record', 'wait']
 
 
 def test_peak_memory_on_a_gpu(cuda):
