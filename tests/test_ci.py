@@ -1,6 +1,7 @@
 """The public CI and the hooks before a commit do what make lint and make test do."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -29,3 +30,12 @@ def test_hooks_run_the_lint_tools_of_the_environment():
     assert all(hook['language'] == 'system' for hook in hooks)
     pinned = (ROOT / 'constraints.txt').read_text()
     assert all(f'\n{tool.split()[0]}==' in pinned for tool in tools)
+
+
+def test_make_names_its_targets():
+    printed = subprocess.run(['make', 'help'], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    phony = re.search(r'^\.PHONY: (.*)$', (ROOT / 'Makefile').read_text(), re.MULTILINE)[1].split()
+    # make lint runs the words.
+    assert re.findall(r'^make (\w+)', printed, re.MULTILINE) == [
+        name for name in phony if name not in ('help', 'words')
+    ]
