@@ -60,7 +60,7 @@ def cuda(monkeypatch):
 
 
 class Event:
-    """Stands in for a CUDA event: its time is the number of calls before it."""
+    """A CUDA event for a machine without a GPU: its time is the number of calls before it."""
 
     def __init__(self, calls, enable_timing):
         assert enable_timing
