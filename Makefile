@@ -20,7 +20,7 @@ KILLS := 36
 help:
 	@echo 'make install   environment in .venv: torch, mmcv, mmdet, this package; no compiler needed'
 	@echo '               (OPS=compiled compiles the operators of mmcv, once per machine; OPS=torchvision reverts that)'
-	@echo 'make demo      train baseline and edge head on generated images, compare them (8 minutes on 2 cores)'
+	@echo 'make demo      train baseline and edge head on generated images, compare them (8 to 12 minutes on 2 cores)'
 	@echo 'make test      run all tests'
 	@echo 'make coverage  the same, with the coverage of mmdet_edge; fails below 97 %'
 	@echo 'make soak      what takes long: 72 faults, 2000 iterations (an hour; STEPS=100 KILLS=7 to try it)'
