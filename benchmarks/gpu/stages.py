@@ -88,17 +88,17 @@ def what_it_costs(device: str, work: Path, seconds: float) -> Iterator[Task]:
     # torch.compile needs a compiler.
     compiled = ['--compile'] if shutil.which('c++') or shutil.which('g++') else []
     yield task('loss', 'loss', *compiled, '--exponents', 2, 1.5, repeats=101)
-    if small:
-        yield task('step batch 1', 'step', config, '--batches', 1, *options)
-    else:
-        yield task('step batch 2', 'step', config, '--batch-size', 2, *options)
-        yield task('step batch 2 amp', 'step', config, '--batch-size', 2, *amp)
-        yield task('step batch 8', 'step', config, '--batch-size', 8, '--batches', 1, *options, repeats=15)
-        yield task('step batch 8 amp', 'step', config, '--batch-size', 8, '--batches', 1, *amp, repeats=15)
-    for classes in (80, 1203):
-        head = f'model.roi_head.mask_head.num_classes={classes}'
-        yield task(f'mask head {classes} classes', 'step', COCO, '--mask-branch', *options, head)
-    yield task('inference', 'inference', config, *options)
+    for batch_size in (1,) if small else (2, 8):
+        step = ['step', config, '--batches', 1, '--batch-size', batch_size]
+        yield task(f'step batch {batch_size}', *step, *options)
+        if not small:
+            yield task(f'step batch {batch_size} amp', *step, *amp)
+        if batch_size == 8:
+            continue
+        for classes in (80, 1203):
+            head = f'model.roi_head.mask_head.num_classes={classes}'
+            yield task(f'mask head {classes} classes', 'step', COCO, '--mask-branch', *options, head)
+        yield task('inference', 'inference', config, *options)
     if not small:
         yield task('loss growth', 'loss', '--grow', '--figure', work / 'loss_growth.png')
 

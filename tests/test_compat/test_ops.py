@@ -266,9 +266,10 @@ def sync_bn_process(rank, folder, stats_mode):
 def test_sync_bn_of_two_processes(tmp_path):
     for stats_mode in ('default', 'N'):
         (tmp_path / stats_mode).mkdir()
-        # Forked, they need not import everything again.
+        # Forked, they need not import everything again; but autograd does not survive a fork once it has used a GPU.
+        method = 'spawn' if torch.cuda.is_initialized() else 'fork'
         arguments = (tmp_path / stats_mode, stats_mode)
-        torch.multiprocessing.start_processes(sync_bn_process, arguments, nprocs=2, start_method='fork')
+        torch.multiprocessing.start_processes(sync_bn_process, arguments, nprocs=2, start_method=method)
 
 
 def test_nothing(device):
