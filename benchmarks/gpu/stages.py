@@ -88,18 +88,17 @@ def what_it_costs(device: str, work: Path, seconds: float) -> Iterator[Task]:
     # torch.compile needs a compiler.
     compiled = ['--compile'] if shutil.which('c++') or shutil.which('g++') else []
     yield task('loss', 'loss', *compiled, '--exponents', 2, 1.5, repeats=101)
-    for batch_size in (1,) if small else (2, 8):
-        step = ['step', config, '--batches', 1, '--batch-size', batch_size]
-        yield task(f'step batch {batch_size}', *step, *options)
-        if not small:
-            yield task(f'step batch {batch_size} amp', *step, *amp)
-        if batch_size == 8:
-            continue
-        for classes in (80, 1203):
-            head = f'model.roi_head.mask_head.num_classes={classes}'
-            yield task(f'mask head {classes} classes', 'step', COCO, '--mask-branch', *options, head)
-        yield task('inference', 'inference', config, *options)
+    step = ['step', config, '--batches', 1, '--batch-size']
+    yield task('step batch 1' if small else 'step batch 2', *step, 1 if small else 2, *options)
     if not small:
+        yield task('step batch 2 amp', *step, 2, *amp)
+    for classes in (80, 1203):
+        head = f'model.roi_head.mask_head.num_classes={classes}'
+        yield task(f'mask head {classes} classes', 'step', COCO, '--mask-branch', *options, head)
+    yield task('inference', 'inference', config, *options)
+    if not small:
+        yield task('step batch 8', *step, 8, *options)
+        yield task('step batch 8 amp', *step, 8, *amp)
         yield task('loss growth', 'loss', '--grow', '--figure', work / 'loss_growth.png')
 
 
