@@ -238,8 +238,8 @@ def _deform_args(
         input.new_zeros(len(input), 1) if mask is None else mask,
         weight.new_zeros(len(weight)) if bias is None else bias,
     )
-    # torchvision reads at a random address where an offset is not a number, or on a GPU beyond the range of integers, as
-    # in a diverging run: the process would crash instead of reporting the loss. In mmcv's forward function it lies
+    # torchvision reads at a random address where an offset is not a number or, on a GPU, beyond the range of integers,
+    # as in a diverging run: the process would crash instead of reporting the loss. In mmcv's forward function it lies
     # outside the image, as it does here.
     arguments[2] = arguments[2].nan_to_num(1e6).clamp(-1e6, 1e6)
     return [*arguments, *geometry, mask is not None]
