@@ -30,7 +30,7 @@ from mmdet_edge.version import __version__
 
 from .stages import ROOT, Task, checks, commands, what_it_costs, what_it_gains
 
-SHARES = {'works': 0.2, 'costs': 0.3, 'gains': 0.5}
+SHARES = {'works': 0.3, 'costs': 0.4, 'gains': 0.3}
 """Fraction of the time that each stage may take; the next one gets what is left."""
 
 
