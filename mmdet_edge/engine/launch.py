@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch.distributed
 from mmengine.config import Config, DictAction
@@ -222,3 +222,10 @@ def _end_with_parent(prctl: Callable[[int, int], int]) -> None:
     prctl(set_death_signal, signal.SIGKILL)
     # Ctrl-C goes to all processes: the parent's line is enough.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _report_unless_disconnected
+
+
+def _report_unless_disconnected(kind: type[BaseException], *args: Any) -> None:
+    """Report an exception as Python does, but not that the parent has ended while it received a tensor."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, *args)

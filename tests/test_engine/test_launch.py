@@ -1,6 +1,7 @@
 import argparse
 import inspect
 import multiprocessing
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -177,6 +178,25 @@ def start_a_child(pipe):
     child.start()
     pipe.send(child.pid)
     time.sleep(60)
+
+
+DISCONNECTED = """
+import os, sys
+from mmdet_edge.engine import launch
+launch.end_children_with_this_process()
+if not os.fork():
+    for error in (ConnectionResetError('the parent has ended'), ValueError('another')):
+        sys.excepthook(type(error), error, None)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux lets children end with their parent')
+def test_a_worker_does_not_report_that_its_parent_was_interrupted():
+    """While it received a tensor: the thread of a worker that sends it would print a traceback after the last line."""
+    ended = subprocess.run([sys.executable, '-Wignore', '-c', DISCONNECTED], stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (0, 'ValueError: another\n')
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux lets children end with their parent')
