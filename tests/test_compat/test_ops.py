@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# First, also in a process that imports this file alone: it may have to serve the operators.
+import mmdet_edge  # noqa: F401
+
+# isort: split
 import numpy as np
 import pytest
 import torch
