@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, NoReturn, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -69,10 +70,11 @@ class LazyLogits(Tensor):
                 'the weight of the mask predictor is sharded (FSDP, ZeRO-3), and cannot be indexed by class: '
                 f'{ALL_CHANNELS}'
             )
-        weight = weight.flatten(1)[labels]
-        bias = self._conv.bias[labels]  # type: ignore[index]  # mask heads' predictors have one
+        # Not by indexing: a GPU has to sort the labels to add up its gradients.
+        weight = F.embedding(labels, weight.flatten(1))
+        bias = F.embedding(labels, self._conv.bias[:, None])  # type: ignore[index]  # mask heads' predictors have one
         with self._autocast():
-            logits = torch.baddbmm(bias[:, None, None], weight[:, None], self._features.flatten(2))
+            logits = torch.baddbmm(bias[:, None], weight[:, None], self._features.flatten(2))
         return logits.unflatten(2, self._features.shape[2:])
 
     @cached_property

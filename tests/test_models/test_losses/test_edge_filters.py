@@ -6,10 +6,12 @@ from mmdet_edge.models.losses.edge_filters import (
     EDGE_FILTERS,
     GAUSSIAN_KERNEL,
     check_filter_names,
+    convolve,
     correlate,
     filter_masks,
     get_edge_kernels,
     separate,
+    takes_convolution,
 )
 
 
@@ -131,6 +133,22 @@ def test_kernels_are_short_sums_of_outer_products():
         terms = separate(kernel)
         assert len(terms) <= 2
         assert np.allclose(sum(np.outer(column, row) for column, row in terms), kernel, atol=1e-6)
+
+
+@pytest.mark.parametrize('padding', [0, 1, 2])
+def test_in_one_convolution(padding):
+    kernels = get_edge_kernels(list(EDGE_FILTERS))
+    maps, responses = torch.randn(3, 6, 9, dtype=torch.float64), torch.randn(3, 9, 6, 9, dtype=torch.float64)
+    weight = torch.tensor(kernels, dtype=torch.float64)[:, None]
+    expected = torch.nn.functional.conv2d(maps[:, None], weight, padding=padding)
+    torch.testing.assert_close(convolve(maps, kernels, padding), expected)
+    # The transposed convolution takes away what the padding adds.
+    expected = torch.nn.functional.conv_transpose2d(responses, weight, padding=2 - padding)[:, 0]
+    torch.testing.assert_close(convolve(responses, kernels, padding, adjoint=True), expected)
+
+
+def test_a_cpu_takes_the_shifted_copies():
+    assert not takes_convolution(torch.zeros(2, 3, 3))
 
 
 def test_adjoint():
