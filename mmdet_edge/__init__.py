@@ -1,4 +1,4 @@
-"""Edge Agreement Head for MMDetection: sharper masks in fewer steps, free at inference.
+"""Edge Agreement Head for MMDetection: sharper masks in fewer iterations, free at inference.
 
 Importing the package registers its modules in MMDetection's registries; in a config that is the line
 ``custom_imports = dict(imports=['mmdet_edge'], allow_failed_imports=False)``.

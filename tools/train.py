@@ -1,7 +1,6 @@
 """Train a detector: mmdet's train.py with its flags, plus checks before the start and gloo on CPUs."""
 
 import argparse
-from typing import Union
 
 # First: mmdet may not be importable without what it brings.
 import mmdet_edge  # noqa: F401
@@ -24,7 +23,7 @@ from mmdet_edge.errors import UserError, one_line_errors
 from mmdet_edge.preflight import check
 
 
-def stages(text: str) -> Union[str, list[int]]:
+def stages(text: str) -> str | list[int]:
     """Read the value of --edge-stages."""
     if text in ('all', 'last'):
         return text

@@ -9,7 +9,6 @@ image instead. All bins have the same number of masks. Intervals are
 
 import argparse
 from pathlib import Path
-from typing import Optional
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -64,7 +63,7 @@ def gain_in_percent(scores: np.ndarray, baseline: np.ndarray) -> Gain:
 
 
 def print_gains(
-    name: str, folder: Path, ann_file: Optional[str], args: argparse.Namespace
+    name: str, folder: Path, ann_file: str | None, args: argparse.Namespace
 ) -> list[tuple[float, dict[str, Gain]]]:
     """Print the table of one data set.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import mmcv
 import mmdet
@@ -82,9 +82,9 @@ class Launcher:
         results: Path,
         work_dir: Path,
         jobs: int,
-        data_root: Optional[str] = None,
-        cfg_options: Optional[dict] = None,
-        pretrained: Optional[str] = None,
+        data_root: str | None = None,
+        cfg_options: dict | None = None,
+        pretrained: str | None = None,
     ) -> None:
         if jobs < 1:
             raise UserError(f'there must be at least 1 training run at a time, got {jobs}')
@@ -301,7 +301,7 @@ class Launcher:
             f'{key}: {text} ({seconds:.0f} s; {len(left)} runs left, about {eta / 60:.0f} min)', highlight=False
         )
 
-    def _read_metrics(self, folder: Path) -> Optional[dict[str, float]]:
+    def _read_metrics(self, folder: Path) -> dict[str, float] | None:
         """Return the values of the last evaluation of a run; {} if it diverged, None if it did not reach its end."""
         try:
             run = read_run(folder)
@@ -408,7 +408,7 @@ def _versions() -> dict[str, str]:
     return dict(python=platform.python_version(), device=device, **packages)
 
 
-def _commit() -> Optional[str]:
+def _commit() -> str | None:
     """Return the commit of this checkout, with '+' if files differ from it; None outside of one."""
     if not (ROOT / '.git').exists():
         return None

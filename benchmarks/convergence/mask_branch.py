@@ -1,6 +1,6 @@
 """A mask head alone, on cached RoI features."""
 
-from typing import Any, Union
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -29,7 +29,7 @@ class MaskBranch(BaseModel):
 
     def forward(
         self, features: Tensor, targets: Tensor, labels: Tensor, mode: str = 'tensor'
-    ) -> Union[dict[str, Tensor], list[dict[str, Tensor]], Tensor]:
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]] | Tensor:
         """Compute the logits, and the losses or predictions from them.
 
         Args:

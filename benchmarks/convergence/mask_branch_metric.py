@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from mmdet.registry import METRICS
@@ -48,7 +48,7 @@ class MaskBranchMetric(BaseMetric):
 
     default_prefix = 'mask_branch'
 
-    def __init__(self, scores_file: Optional[str] = None) -> None:
+    def __init__(self, scores_file: str | None = None) -> None:
         super().__init__()
         self.scores_file = scores_file
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -35,11 +35,11 @@ class EqualIterationsRow:
     """
 
     setting: str
-    learning_rate: Optional[float]
+    learning_rate: float | None
     seeds: int
     diverged: int
     values: dict[str, dict[int, float]]
-    differences: dict[str, Optional[Difference]]
+    differences: dict[str, Difference | None]
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class SpeedUp:
 
     seeds: int
     missed: int
-    mean: Optional[float] = None
-    interval: Optional[tuple[float, float]] = None
+    mean: float | None = None
+    interval: tuple[float, float] | None = None
     is_lower_bound: bool = False
 
 
@@ -80,7 +80,7 @@ def check_known(what: str, names: Iterable[Any], known: Iterable[Any]) -> None:
             raise UserError(f'no run has the {what} {name!r}; there are: {", ".join(map(str, known)) or "none"}')
 
 
-def tuned_results(results: Sequence[RunResult], setting: str, budget: Optional[int], metric: str) -> list[RunResult]:
+def tuned_results(results: Sequence[RunResult], setting: str, budget: int | None, metric: str) -> list[RunResult]:
     """Return the results of a setting at its tuned learning rate.
 
     Rates at which no run lacks the metric, that is, none diverged, go before the others. Of these, the ones with the
@@ -96,7 +96,7 @@ def tuned_results(results: Sequence[RunResult], setting: str, budget: Optional[i
     Returns:
         list[RunResult]: All of one learning rate; empty if the setting has no run at this budget.
     """
-    rates: dict[Optional[float], list[RunResult]] = {}
+    rates: dict[float | None, list[RunResult]] = {}
     for result in results:
         if (result.key.setting, result.key.budget) == (setting, budget):
             rates.setdefault(result.key.learning_rate, []).append(result)
@@ -109,7 +109,7 @@ def tuned_results(results: Sequence[RunResult], setting: str, budget: Optional[i
     return max(rates.values(), key=rank, default=[])
 
 
-def difference_in_percent(values: Mapping[int, float], baseline: Mapping[int, float]) -> Optional[Difference]:
+def difference_in_percent(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
     """Compare two settings by the seeds that they share.
 
     Args:
@@ -127,7 +127,7 @@ def difference_in_percent(values: Mapping[int, float], baseline: Mapping[int, fl
     return paired_difference(first, second)
 
 
-def iterations_needed(values: Mapping[int, float], target: float, lower: bool) -> Optional[float]:
+def iterations_needed(values: Mapping[int, float], target: float, lower: bool) -> float | None:
     """Return the number of iterations after which a seed reaches a target and stays there.
 
     The target counts as reached at the smallest budget from which every larger budget also reaches it: single seeds are
@@ -187,15 +187,15 @@ class Study:
         check_known('metric', [*self.metrics, self.tuning_metric], known)
 
     @cached_property
-    def _budgets(self) -> dict[str, list[Optional[int]]]:
+    def _budgets(self) -> dict[str, list[int | None]]:
         """Setting -> its budgets in increasing order, the config's own schedule last; settings as in the file."""
-        found: dict[str, set[Optional[int]]] = {}
+        found: dict[str, set[int | None]] = {}
         for result in self.results:
             found.setdefault(result.key.setting, set()).add(result.key.budget)
         return {name: sorted(budgets, key=lambda b: math.inf if b is None else b) for name, budgets in found.items()}
 
     @property
-    def budgets(self) -> list[Optional[int]]:
+    def budgets(self) -> list[int | None]:
         """Budgets of the baseline in increasing order; None, the config's own schedule, comes last."""
         return self._budgets[self.baseline]
 
@@ -205,11 +205,11 @@ class Study:
         several = (name for name, budgets in self._budgets.items() if len(set(budgets) - {None}) > 1)
         return sorted(set(several) - {self.baseline})
 
-    def tuned(self, setting: str, budget: Optional[int]) -> list[RunResult]:
+    def tuned(self, setting: str, budget: int | None) -> list[RunResult]:
         """Return the results of a setting at its tuned learning rate, see :func:`tuned_results`."""
         return tuned_results(self.results, setting, budget, self.tuning_metric)
 
-    def end_values(self, setting: str, budget: Optional[int], metric: str) -> dict[int, float]:
+    def end_values(self, setting: str, budget: int | None, metric: str) -> dict[int, float]:
         """Return what a setting reached at its tuned learning rate.
 
         Args:
@@ -223,7 +223,7 @@ class Study:
         tuned = self.tuned(setting, budget)
         return {result.key.seed: result.metrics[metric] for result in tuned if metric in result.metrics}
 
-    def equal_iterations(self, budget: Optional[int]) -> list[EqualIterationsRow]:
+    def equal_iterations(self, budget: int | None) -> list[EqualIterationsRow]:
         """Compare the settings with the baseline at the end of equally long training runs.
 
         Args:
@@ -250,7 +250,7 @@ class Study:
             rows.append(EqualIterationsRow(name, rate, seeds, len(tuned) - seeds, values, differences))
         return rows
 
-    def speed_up(self, setting: str, budget: int, metric: str) -> Optional[SpeedUp]:
+    def speed_up(self, setting: str, budget: int, metric: str) -> SpeedUp | None:
         """Compare the iterations that a setting needs with a budget of the baseline, at equal quality.
 
         Each seed has its own target, the baseline's end value with that seed; :func:`iterations_needed` says when the

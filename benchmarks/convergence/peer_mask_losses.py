@@ -8,7 +8,6 @@ Shapes: N masks of C classes, with height H and width W.
 """
 
 from abc import abstractmethod
-from typing import Optional
 
 import cv2
 import numpy as np
@@ -31,7 +30,7 @@ class PeerMaskLoss(nn.Module):
         super().__init__()
         self.loss_weight = loss_weight
 
-    def forward(self, pred: Tensor, target: Tensor, label: Optional[Tensor] = None) -> Tensor:
+    def forward(self, pred: Tensor, target: Tensor, label: Tensor | None = None) -> Tensor:
         """Compute the loss of logits (N, C, H, W), targets (N, H, W) and classes (N,); see EdgeLoss."""
         with torch.autocast(pred.device.type, enabled=False):
             logits, target = select_class_masks(type(self).__name__, pred, target, label)

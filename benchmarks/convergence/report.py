@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -55,7 +55,7 @@ def _title(metric: str) -> str:
     return METRIC_TITLES.get(metric, metric)
 
 
-def _equal_iterations_cells(study: Study, budget: Optional[int]) -> tuple[list[str], list[list[_Cell]]]:
+def _equal_iterations_cells(study: Study, budget: int | None) -> tuple[list[str], list[list[_Cell]]]:
     """Return heading and rows of the table of :meth:`Study.equal_iterations`."""
     heading = ['setting', 'learning rate', 'seeds']
     for metric in study.metrics:
@@ -84,7 +84,7 @@ def _value_cell(values: Sequence[float], seeds: int) -> _Cell:
     return _Cell(f'{np.mean(values):.4f}{spread}{number}')
 
 
-def _difference_cell(metric: str, difference: Optional[Difference], number: int) -> _Cell:
+def _difference_cell(metric: str, difference: Difference | None, number: int) -> _Cell:
     if difference is None:
         return _Cell(NOTHING)
     interval = '(n = 1)' if difference.interval is None else '[{:+.2f}, {:+.2f}]'.format(*difference.interval)
@@ -93,7 +93,7 @@ def _difference_cell(metric: str, difference: Optional[Difference], number: int)
     return _Cell(f'{difference.mean:+.2f} % {interval}{pairs}', {0: '', 1: 'better', -1: 'worse'}[sign])
 
 
-def _speed_up_cell(speed_up: Optional[SpeedUp]) -> _Cell:
+def _speed_up_cell(speed_up: SpeedUp | None) -> _Cell:
     if speed_up is None:
         return _Cell(NOTHING)
     if speed_up.mean is None:
@@ -105,7 +105,7 @@ def _speed_up_cell(speed_up: Optional[SpeedUp]) -> _Cell:
     return _Cell(f'{mean} [{low:.2f}, {high:.2f}]', 'better' if low > 1 else 'worse' if high < 1 else '')
 
 
-def make_table(study: Study, budget: Optional[int]) -> Table:
+def make_table(study: Study, budget: int | None) -> Table:
     """Make the table of :meth:`Study.equal_iterations` for the terminal.
 
     Args:
@@ -138,7 +138,7 @@ def _to_markdown(heading: Sequence[str], rows: Sequence[Sequence[_Cell]]) -> str
     return '\n'.join([lines[0], rule, *lines[1:]]) + '\n'
 
 
-def equal_iterations_markdown(study: Study, budget: Optional[int]) -> str:
+def equal_iterations_markdown(study: Study, budget: int | None) -> str:
     """Write the table of :meth:`Study.equal_iterations` as Markdown.
 
     Args:
@@ -193,7 +193,7 @@ def _draw_panel(
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def draw_study(study: Study, path: Union[str, Path]) -> None:
+def draw_study(study: Study, path: str | Path) -> None:
     """Draw the ends of training runs over their budgets, one panel for each metric.
 
     Mean over the seeds as a line, standard deviation as a band, each point at its tuned learning rate, for the baseline
@@ -231,7 +231,7 @@ def draw_study(study: Study, path: Union[str, Path]) -> None:
     figure.savefig(path, dpi=100)
 
 
-def write_report(study: Study, folder: Union[str, Path]) -> Path:
+def write_report(study: Study, folder: str | Path) -> Path:
     """Write all tables as Markdown, and the figure of the settings that were trained at several budgets.
 
     Args:

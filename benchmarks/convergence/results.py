@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 from mmdet_edge.errors import UserError
 
@@ -22,8 +22,8 @@ class RunKey:
     """
 
     setting: str
-    budget: Optional[int]
-    learning_rate: Optional[float]
+    budget: int | None
+    learning_rate: float | None
     seed: int
 
     @property
@@ -54,10 +54,10 @@ class RunResult:
     key: RunKey
     metrics: dict[str, float]
     seconds: float
-    config_sha256: Optional[str] = None
+    config_sha256: str | None = None
 
 
-def read_results(path: Union[str, Path]) -> list[RunResult]:
+def read_results(path: str | Path) -> list[RunResult]:
     """Read the results of a benchmark.
 
     Meaningless values are dropped as if not evaluated: those that are not finite, and the -1 that COCO gives where

@@ -6,7 +6,7 @@ Shape letters as in roi_feature_dataset.py.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -31,8 +31,8 @@ RoIs = tuple[Tensor, Tensor, Tensor]
 @torch.no_grad()
 def cache_roi_features(
     cfg: Config,
-    checkpoint: Union[str, Path],
-    folder: Union[str, Path],
+    checkpoint: str | Path,
+    folder: str | Path,
     num_train: int,
     num_val: int,
     jitter: float,
@@ -89,7 +89,7 @@ def _endless(loader: Any) -> Iterator[dict]:
 def _collect(
     model: nn.Module,
     batches: Iterable[dict],
-    rois_of: Callable[..., Optional[RoIs]],
+    rois_of: Callable[..., RoIs | None],
     number: int,
     report: Callable[[int], None],
 ) -> RoIs:
@@ -147,7 +147,7 @@ def _jittered(samples: list[Any], jitter: float) -> list[InstanceData]:
     return proposals
 
 
-def _validation_rois(model: Any, batch: dict) -> Optional[RoIs]:
+def _validation_rois(model: Any, batch: dict) -> RoIs | None:
     """Return the ground-truth boxes of a batch; None if there are none: the RoI head would not call its mask head."""
     data = model.data_preprocessor(batch, False)
     samples = data['data_samples']

@@ -4,7 +4,7 @@ Shape letters: N RoIs, C channels, h and w size of the RoI features, H and W of 
 """
 
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class RoIFeatureDataset(Dataset):
         )
 
 
-def save_roi_features(folder: Union[str, Path], features: Tensor, targets: Tensor, labels: Tensor) -> None:
+def save_roi_features(folder: str | Path, features: Tensor, targets: Tensor, labels: Tensor) -> None:
     """Write RoI features to a folder.
 
     Args:

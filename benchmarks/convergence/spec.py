@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from mmengine.config import Config
 
@@ -140,7 +140,7 @@ def _keys(block: Mapping[str, Any]) -> Iterable[RunKey]:
     ]
 
 
-def read_spec(path: Union[str, Path]) -> Spec:
+def read_spec(path: str | Path) -> Spec:
     """Read a spec.
 
     Args:

@@ -1,7 +1,7 @@
 """Variants of the edge loss that were tried and are not part of the package: for the specs only."""
 
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class TriedEdgeLoss(EdgeLoss):
 
     def __init__(
         self,
-        kernels: Union[str, Sequence[str]] = 'sobel',
+        kernels: str | Sequence[str] = 'sobel',
         dilations: Sequence[int] = (1,),
         normalized: bool = False,
         exponent: float = 2.0,

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
 
 ROOT = Path(__file__).parents[2]
 SPECS = ROOT / 'benchmarks/gpu/specs'
@@ -30,7 +29,7 @@ class Task:
     name: str
     command: list[str]
     seconds: float
-    result: Optional[Path] = None
+    result: Path | None = None
     keep: tuple[Path, ...] = field(default=())
     may_time_out: bool = False
 
@@ -102,7 +101,7 @@ def what_it_costs(device: str, work: Path, seconds: float) -> Iterator[Task]:
         yield task('loss growth', 'loss', '--grow', '--figure', work / 'loss_growth.png')
 
 
-def what_it_gains(device: str, work: Path, seconds: float, data: Optional[Path]) -> Iterator[Task]:
+def what_it_gains(device: str, work: Path, seconds: float, data: Path | None) -> Iterator[Task]:
     """Yield a full training of the baseline and the edge loss with several seeds, several runs at a time."""
     folder = work / 'gain'
     command = python('-m', 'benchmarks.convergence', SPECS / ('photographs.py' if data else 'shapes.py'))

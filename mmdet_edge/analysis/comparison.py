@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class Curve:
         return smooth(self.values).mean(axis=0)
 
     @property
-    def spread(self) -> Optional[np.ndarray]:
+    def spread(self) -> np.ndarray | None:
         """Standard deviation over the seeds of the smoothed curves, (T,); None for one seed."""
         return smooth(self.values).std(axis=0, ddof=1) if len(self.seeds) > 1 else None
 
@@ -101,13 +101,13 @@ class Result:
     variant: str
     iteration: int
     values: dict[int, float]
-    difference: Optional[Difference]
-    target: Optional[float]
-    reached_at: Optional[float] = None
+    difference: Difference | None
+    target: float | None
+    reached_at: float | None = None
     at_first: bool = False
-    seconds: Optional[float] = None
-    speedup: Optional[float] = None
-    time_speedup: Optional[float] = None
+    seconds: float | None = None
+    speedup: float | None = None
+    time_speedup: float | None = None
 
     @property
     def mean(self) -> float:
@@ -115,7 +115,7 @@ class Result:
         return float(np.mean(list(self.values.values())))
 
     @property
-    def spread(self) -> Optional[float]:
+    def spread(self) -> float | None:
         """Standard deviation over the seeds; None for one seed."""
         return float(np.std(list(self.values.values()), ddof=1)) if len(self.values) > 1 else None
 
@@ -147,7 +147,7 @@ class Comparison:
     notes: list[str]
 
 
-def choose_baseline(variants: Iterable[str], baseline: Optional[str] = None) -> str:
+def choose_baseline(variants: Iterable[str], baseline: str | None = None) -> str:
     """Return the variant that the others are compared with.
 
     Args:
@@ -173,7 +173,7 @@ def choose_baseline(variants: Iterable[str], baseline: Optional[str] = None) -> 
 
 
 def compare(
-    runs: Mapping[str, Sequence[Path]], baseline: Optional[str] = None, metrics: Optional[Sequence[str]] = None
+    runs: Mapping[str, Sequence[Path]], baseline: str | None = None, metrics: Sequence[str] | None = None
 ) -> Comparison:
     """Compare variants with a baseline, paired by seed.
 
@@ -285,7 +285,7 @@ def _describe_runs(baseline: str, runs: dict[str, dict[int, Run]]) -> list[str]:
     return notes + describe_differences({name: list(seeds.values()) for name, seeds in runs.items()})
 
 
-def _choose_metrics(runs: Iterable[Run], metrics: Optional[Sequence[str]]) -> list[str]:
+def _choose_metrics(runs: Iterable[Run], metrics: Sequence[str] | None) -> list[str]:
     """Return the metrics to compare, or raise if one was never logged."""
     logged = sorted({key for run in runs for line in run.scalars for key in line})
     if metrics is None:

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -55,18 +55,18 @@ class ImageComparison:
         ious_b (np.ndarray): The same of B.
     """
 
-    image_id: Union[int, str]
+    image_id: int | str
     index: int
     ious_a: np.ndarray
     ious_b: np.ndarray
 
     @property
-    def mean_a(self) -> Optional[float]:
+    def mean_a(self) -> float | None:
         """Mean IoU of A; None without objects."""
         return float(self.ious_a.mean()) if len(self.ious_a) else None
 
     @property
-    def mean_b(self) -> Optional[float]:
+    def mean_b(self) -> float | None:
         """Mean IoU of B; None without objects."""
         return float(self.ious_b.mean()) if len(self.ious_b) else None
 
@@ -76,7 +76,7 @@ class ImageComparison:
         return float(np.abs(self.ious_a - self.ious_b).mean()) if len(self.ious_a) else 0.0
 
     @property
-    def better(self) -> Optional[str]:
+    def better(self) -> str | None:
         """'A' or 'B', the one with the higher mean IoU; None if they are equal."""
         total_a, total_b = self.ious_a.sum(), self.ious_b.sum()
         return None if total_a == total_b else 'A' if total_a > total_b else 'B'

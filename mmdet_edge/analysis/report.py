@@ -5,7 +5,6 @@ import io
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Optional
 
 import matplotlib
 import mmdet
@@ -135,7 +134,7 @@ def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]], text_c
     return '\n'.join([lines[0], rule, *lines[1:]])
 
 
-def to_markdown(comparison: Comparison, figure: Optional[str] = None, command: Optional[str] = None) -> str:
+def to_markdown(comparison: Comparison, figure: str | None = None, command: str | None = None) -> str:
     """Write a comparison as Markdown, with the path of a figure to show and the command line that made it, if given."""
     rows = [
         [f'**{cell}**' if cell and kind == 'heading' else cell for cell in cells] for cells, kind in _lines(comparison)
@@ -191,7 +190,7 @@ def to_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def write_report(comparison: Comparison, out_dir: Path, command: Optional[str] = None) -> Path:
+def write_report(comparison: Comparison, out_dir: Path, command: str | None = None) -> Path:
     """Write a comparison as Markdown, CSV and figures; files of an earlier one are replaced.
 
     Args:

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Run:
         return max((line['step'] for line in self.scalars if 'loss' in line), default=0)
 
     @property
-    def seconds_per_iteration(self) -> Optional[float]:
+    def seconds_per_iteration(self) -> float | None:
         """Median of the logged time of a training iteration in seconds; None if no time was logged.
 
         The median, since mmengine adds an evaluation or a checkpoint to the time of the next iteration.
@@ -50,14 +50,14 @@ class Run:
         times = [line['time'] for line in self.scalars if 'loss' in line and 'time' in line]
         return statistics.median(times) if times else None
 
-    def diverged_at(self) -> Optional[int]:
+    def diverged_at(self) -> int | None:
         """Return the iteration from which the loss is not finite up to the end; None if it ends finite."""
         iterations, losses = self.curve('loss')
         bad = list(itertools.takewhile(lambda i: not math.isfinite(losses[i]), reversed(range(len(losses)))))
         return iterations[bad[-1]] if bad else None
 
 
-def read_run(work_dir: Union[str, Path]) -> Run:
+def read_run(work_dir: str | Path) -> Run:
     """Read the scalars of a run, which may have been interrupted and resumed.
 
     Args:
@@ -108,7 +108,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def find_work_dirs(folder: Union[str, Path]) -> list[Path]:
+def find_work_dirs(folder: str | Path) -> list[Path]:
     """Find the work dirs in a folder.
 
     Args:
@@ -143,7 +143,7 @@ def _natural_order(path: Path) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', path.name)]
 
 
-def read_variant(work_dir: Union[str, Path]) -> str:
+def read_variant(work_dir: str | Path) -> str:
     """Return the name of the variant that a work dir belongs to.
 
     Args:
@@ -156,7 +156,7 @@ def read_variant(work_dir: Union[str, Path]) -> str:
     return configs[0].stem if len(configs) == 1 else Path(work_dir).resolve().name
 
 
-def read_config(work_dir: Union[str, Path]) -> dict[str, Any]:
+def read_config(work_dir: str | Path) -> dict[str, Any]:
     """Return the config that mmengine dumped at the latest start of a run.
 
     The file is parsed, not run: a config may import what is not installed here.
@@ -193,14 +193,14 @@ def _literal(node: ast.expr) -> Any:
         return ast.unparse(node)
 
 
-def read_seed(work_dir: Union[str, Path]) -> Optional[int]:
+def read_seed(work_dir: str | Path) -> int | None:
     """Return the seed of a run: ``randomness.seed`` of its config; None if there is none."""
     randomness = read_config(work_dir).get('randomness')
     seed = randomness.get('seed') if isinstance(randomness, dict) else None
     return seed if isinstance(seed, int) else None
 
 
-def read_environment(work_dir: Union[str, Path]) -> dict[str, str]:
+def read_environment(work_dir: str | Path) -> dict[str, str]:
     """Return what the latest start of a run wrote into its text log about its environment.
 
     Args:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 from scipy.signal import savgol_filter
@@ -27,8 +26,8 @@ class Difference:
 
     mean: float
     pairs: int
-    interval: Optional[tuple[float, float]]
-    percent: Optional[float]
+    interval: tuple[float, float] | None
+    percent: float | None
 
     @property
     def sign(self) -> int:
@@ -76,7 +75,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def paired_difference(
     values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95
-) -> Optional[Difference]:
+) -> Difference | None:
     """Compare two variants by the seeds that they share.
 
     Args:
@@ -107,7 +106,7 @@ def paired_difference(
 
 def iterations_to_target(
     iterations: np.ndarray, values: np.ndarray, target: float, lower_is_better: bool = False
-) -> Optional[float]:
+) -> float | None:
     """Return the first iteration at which a curve reaches a target.
 
     Args:

@@ -4,7 +4,8 @@ import functools
 import os
 import pickle
 import re
-from typing import Any, Callable, Optional
+from collections.abc import Callable
+from typing import Any
 
 import mmengine.runner.checkpoint
 import numpy as np
@@ -162,7 +163,7 @@ def sanitise_checkpoints() -> None:
 
     @functools.wraps(load)
     def load_checkpoint(
-        cls: type, filename: str, map_location: Any = None, logger: Optional[Any] = 'current'
+        cls: type, filename: str, map_location: Any = None, logger: Any | None = 'current'
     ) -> dict[str, Any]:
         checkpoint = load(filename, map_location, logger)
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
@@ -187,7 +188,7 @@ def sanitise_checkpoints() -> None:
     CheckpointHook.before_train = before_train
 
 
-def _own_best(folder: str, path: Any) -> Optional[str]:
+def _own_best(folder: str, path: Any) -> str | None:
     """Return the path if it is a best checkpoint directly in the folder, else None."""
     of_path, name = os.path.split(os.path.abspath(str(path)))
     return path if of_path == os.path.abspath(folder) and re.fullmatch(r'best_.*\.pth', name) else None

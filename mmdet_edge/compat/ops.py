@@ -15,8 +15,9 @@ import importlib.machinery
 import importlib.util
 import operator
 import sys
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Callable, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -227,8 +228,8 @@ def _deform_args(
     weight: Tensor,
     offset: Tensor,
     geometry: tuple,
-    mask: Optional[Tensor] = None,
-    bias: Optional[Tensor] = None,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> list:
     """Return the arguments of torchvision's deformable convolution: version 1 has neither mask nor bias."""
     arguments = _full(

@@ -1,14 +1,13 @@
 """Reading the data sets and metrics of a config."""
 
 from collections.abc import Iterator
-from typing import Optional
 
 from mmengine.config import Config, ConfigDict
 
 from mmdet_edge.config.types import as_list, type_of
 
 
-def inner_datasets(dataset: Optional[ConfigDict]) -> Iterator[ConfigDict]:
+def inner_datasets(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
     """Yield the data sets that read files, inside wrappers such as RepeatDataset and ConcatDataset."""
     if not dataset:
         return
@@ -18,12 +17,12 @@ def inner_datasets(dataset: Optional[ConfigDict]) -> Iterator[ConfigDict]:
         yield from inner_datasets(inner)
 
 
-def loading_step(dataset: ConfigDict, name: str) -> Optional[ConfigDict]:
+def loading_step(dataset: ConfigDict, name: str) -> ConfigDict | None:
     """Return the first step of a data set's pipeline whose type ends in a name, such as 'LoadAnnotations'."""
     return next((step for step in dataset.get('pipeline') or [] if type_of(step)[1].endswith(name)), None)
 
 
-def loads_masks(dataset: ConfigDict) -> Optional[bool]:
+def loads_masks(dataset: ConfigDict) -> bool | None:
     """Return whether the pipeline of a data set loads masks; None if it loads no annotations."""
     loads = [step for step in dataset.get('pipeline') or [] if type_of(step)[1].endswith('LoadAnnotations')]
     return any(step.get('with_mask') for step in loads) if loads else None

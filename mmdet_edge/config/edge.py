@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional, Union
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -20,9 +20,7 @@ _WHOLE_IMAGE = 'for masks of the whole image, make its loss_mask a SumMaskLoss w
 _PLAIN_HEADS = {edge: plain for plain, edge in EDGE_TWINS.items()}
 
 
-def apply_edge_agreement(
-    cfg: Config, loss_edge: Optional[dict] = None, stages: Union[str, Sequence[int]] = 'all'
-) -> None:
+def apply_edge_agreement(cfg: Config, loss_edge: dict | None = None, stages: str | Sequence[int] = 'all') -> None:
     """Turn the mask heads of a config into Edge Agreement Heads.
 
     Works for every RoI head of mmdet with an FCN-like mask head, anywhere in the model (``model.roi_head``,
@@ -97,8 +95,8 @@ def _roi_heads(node: Any, name: str) -> Iterator[tuple[str, ConfigDict]]:
 
 
 def _change_stages(
-    name: str, roi_head: ConfigDict, loss_edge: Optional[dict], stages: Union[str, Sequence[int]]
-) -> Union[ConfigDict, list]:
+    name: str, roi_head: ConfigDict, loss_edge: dict | None, stages: str | Sequence[int]
+) -> ConfigDict | list:
     """Return the new mask head of a RoI head, or the list with one for each stage."""
     given = roi_head['mask_head']
     is_list = isinstance(given, (list, tuple))
@@ -134,7 +132,7 @@ def _check_head(name: str, type_name: str, only_scnet: bool) -> None:
         )
 
 
-def _select_stages(name: str, stages: Union[str, Sequence[int]], num_stages: int) -> set[int]:
+def _select_stages(name: str, stages: str | Sequence[int], num_stages: int) -> set[int]:
     """Return the numbers of the stages to change."""
     if stages == 'all':
         return set(range(num_stages))
@@ -157,7 +155,7 @@ def _select_stages(name: str, stages: Union[str, Sequence[int]], num_stages: int
     return set(numbers)
 
 
-def _change_head(head: ConfigDict, loss_edge: Optional[dict], edge: bool) -> ConfigDict:
+def _change_head(head: ConfigDict, loss_edge: dict | None, edge: bool) -> ConfigDict:
     """Return a copy of a mask head's config as the edge head, or as the plain head."""
     head = copy.deepcopy(head)
     scope, name = type_of(head)

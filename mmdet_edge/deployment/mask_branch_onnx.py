@@ -5,7 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -20,7 +20,7 @@ from .strict_loading import load_strictly
 TOLERANCE = 1e-5
 
 
-def export_mask_branch(cfg: Config, checkpoint: str, out: Union[str, Path]) -> bool:
+def export_mask_branch(cfg: Config, checkpoint: str, out: str | Path) -> bool:
     """Write the mask head of a detector as an ONNX model.
 
     The input 'roi_feats', (N, C, H, W), has the features of N RoIs, as the head's forward takes them; the output

@@ -4,7 +4,7 @@ import inspect
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import mmdet.registry
 import numpy as np
@@ -27,7 +27,7 @@ PACKAGE = __name__.partition('.')[0]
 RUN_KEYS = ('launcher', 'load_from', 'resume', 'work_dir')
 
 
-def export_plain_mmdet(cfg: Config, checkpoint: str, out: Union[str, Path]) -> None:
+def export_plain_mmdet(cfg: Config, checkpoint: str, out: str | Path) -> None:
     """Write the folder ``out`` with config.py and weights.pth, for MMDetection without this package.
 
     The folder appears complete or not at all: the plain model is built from the written config, and the weights are
@@ -124,7 +124,7 @@ def _our_classes() -> dict[str, type]:
     }
 
 
-def _class_of(cfg: Any, ours: dict[str, type]) -> Optional[type]:
+def _class_of(cfg: Any, ours: dict[str, type]) -> type | None:
     """Return the class that a config names, if it needs this package."""
     given = cfg.get('type') if isinstance(cfg, dict) else None
     if isinstance(given, str):

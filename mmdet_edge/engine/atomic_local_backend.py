@@ -3,7 +3,6 @@
 import contextlib
 import os
 from pathlib import Path
-from typing import Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -19,7 +18,7 @@ class AtomicLocalBackend(LocalBackend):
     place. ``backend_args=dict(backend='atomic_local')`` selects this backend.
     """
 
-    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a file.
 
         They go to a hidden file in the same folder, which is synced to the disk and then renamed to ``filepath``. If
@@ -53,6 +52,6 @@ class AtomicLocalBackend(LocalBackend):
             finally:
                 os.close(folder)
 
-    def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text to a file; see :meth:`put`."""
         self.put(obj.encode(encoding), filepath)

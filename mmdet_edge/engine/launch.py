@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch.distributed
 from mmengine.config import Config, DictAction
@@ -66,7 +66,7 @@ def checks_here(args: argparse.Namespace) -> bool:
     return not args.checked and (args.launcher == 'none' or environment_ranks()[0] == '0')
 
 
-def read_config(config: Union[str, Path]) -> Config:
+def read_config(config: str | Path) -> Config:
     """Read a config file, or one of an installed package, such as 'mmdet::htc/htc_r50_fpn_1x_coco.py'.
 
     Raises:
@@ -97,10 +97,10 @@ def read_config(config: Union[str, Path]) -> Config:
 
 def edit_config(
     cfg: Config,
-    cfg_options: Optional[dict] = None,
-    work_dir: Optional[str] = None,
+    cfg_options: dict | None = None,
+    work_dir: str | None = None,
     launcher: str = 'none',
-    edge_stages: Union[str, Sequence[int], None] = None,
+    edge_stages: str | Sequence[int] | None = None,
 ) -> Config:
     """Apply the options that the command lines have in common.
 

@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
@@ -28,7 +28,7 @@ BACKENDS = ('faster-coco-eval', 'pycocotools')
 METRIC_NAMES = ('bbox', 'segm', 'boundary', 'proposal', 'proposal_fast')
 
 
-def metric_items_of(proposal_nums: Sequence[int]) -> dict[str, tuple[str, Optional[float], int, int]]:
+def metric_items_of(proposal_nums: Sequence[int]) -> dict[str, tuple[str, float | None, int, int]]:
     """Return the values that COCO's evaluation gives for some limits on the number of detections.
 
     Args:
@@ -96,21 +96,21 @@ class CocoBoundaryMetric(CocoMetric):
 
     def __init__(
         self,
-        ann_file: Optional[str] = None,
-        metric: Union[str, Sequence[str]] = 'bbox',
+        ann_file: str | None = None,
+        metric: str | Sequence[str] = 'bbox',
         classwise: bool = False,
         proposal_nums: Sequence[int] = (100, 300, 1000),
-        iou_thrs: Union[float, Sequence[float], None] = None,
-        metric_items: Optional[Sequence[str]] = None,
+        iou_thrs: float | Sequence[float] | None = None,
+        metric_items: Sequence[str] | None = None,
         format_only: bool = False,
-        outfile_prefix: Optional[str] = None,
-        backend_args: Optional[dict] = None,
+        outfile_prefix: str | None = None,
+        backend_args: dict | None = None,
         collect_device: str = 'cpu',
-        prefix: Optional[str] = None,
+        prefix: str | None = None,
         sort_categories: bool = False,
         use_mp_eval: bool = False,
         *,
-        backend: Optional[str] = None,
+        backend: str | None = None,
         boundary_dilation_ratio: float = 0.02,
     ) -> None:
         metrics = [metric] if isinstance(metric, str) else list(metric)
@@ -147,7 +147,7 @@ class CocoBoundaryMetric(CocoMetric):
             self._coco_api.createIndex()
 
     def _check_options(
-        self, metrics: list[str], items: Optional[Sequence[str]], backend: Optional[str], ratio: float
+        self, metrics: list[str], items: Sequence[str] | None, backend: str | None, ratio: float
     ) -> None:
         """Raise for an option that is unknown, out of range or not installed."""
         name = type(self).__name__
@@ -307,7 +307,7 @@ class CocoBoundaryMetric(CocoMetric):
             return BoundaryCOCOeval(truth, detections, ratio)
         return COCOeval(truth, detections, iou_type)
 
-    def _read(self, arrays: dict, name: str, category: Optional[int] = None) -> float:
+    def _read(self, arrays: dict, name: str, category: int | None = None) -> float:
         """Return the mean of COCOeval's precision (T, R, K, A, M) or recall (T, K, A, M), -1 if there is no value.
 
         ``arrays`` is ``COCOeval.eval``; the mean is over all categories unless the index of one is given.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -44,15 +44,15 @@ class Use:
     """
 
     where: str = 'train_dataloader'
-    classes: Optional[tuple[str, ...]] = None
-    folder: Optional[str] = None
-    size_of: Optional[Callable[[Path], Optional[Size]]] = None
+    classes: tuple[str, ...] | None = None
+    folder: str | None = None
+    size_of: Callable[[Path], Size | None] | None = None
     is_training: bool = False
     needs_objects: bool = False
     with_masks: bool = True
     poly2mask: bool = True
     min_size: float = 0
-    metric: Optional[str] = None
+    metric: str | None = None
     is_pycocotools: bool = False
 
 
@@ -60,7 +60,7 @@ class Image(NamedTuple):
     """What a file says of an image."""
 
     name: Any
-    size: Optional[Size]
+    size: Size | None
 
 
 @dataclass
@@ -145,7 +145,7 @@ def check_annotations(path: str, uses: Sequence[Use]) -> Report:
     return report
 
 
-def _read(path: str, needs_objects: bool, report: Report) -> Optional[dict[str, Any]]:
+def _read(path: str, needs_objects: bool, report: Report) -> dict[str, Any] | None:
     """Return the content of a file if it is one of COCO's."""
     data = Path(path).read_bytes()
     # mmdet opens it as a text, and json finds no mark there.
@@ -213,7 +213,7 @@ def _read_images(images: list[Any], named: bool, report: Report) -> dict[Any, Im
             continue
         if number in found:
             report.add('error', 'images with the id of another one', [number])
-        size: Optional[Size] = (item['height'], item['width'])
+        size: Size | None = (item['height'], item['width'])
         if not all(isinstance(side, (int, float)) and side > 0 for side in (item['height'], item['width'])):
             report.add('error', 'images whose height or width is not a positive number', [number])
             size = None
@@ -365,7 +365,7 @@ def _read_mask(mask: Any, height: float, width: float) -> tuple[float, ...]:
     return kind, x1, y1, x2, y2, first
 
 
-def _run_length(counts: Any) -> Optional[int]:
+def _run_length(counts: Any) -> int | None:
     """Return the number of pixels that a run-length mask covers, set or not; None if it is not one."""
     try:
         if isinstance(counts, list):

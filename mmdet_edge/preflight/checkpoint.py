@@ -5,7 +5,7 @@ import pickle
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
@@ -40,7 +40,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     raise UserError(f'{path} is not a checkpoint of a model: it has no state_dict with weights')
 
 
-def _check_fit(path: str, model: nn.Module, whole: bool) -> Optional[Sequence[str]]:
+def _check_fit(path: str, model: nn.Module, whole: bool) -> Sequence[str] | None:
     """Load a checkpoint into a model, and return its classes; see :func:`check_checkpoint`."""
     # mmengine loads the weights of a model for test-time augmentation into the one inside.
     model = model.module if isinstance(model, BaseTTAModel) else model
@@ -88,7 +88,7 @@ def _reason(error: BaseException) -> str:
     return (found.group() if found else one_line(error)).split(' was not an allowed')[0]
 
 
-def check_checkpoint(path: str, model: Optional[nn.Module] = None, whole: bool = True) -> Optional[Sequence[str]]:
+def check_checkpoint(path: str, model: nn.Module | None = None, whole: bool = True) -> Sequence[str] | None:
     """Check that a checkpoint file is there, can be loaded and fits.
 
     Left to mmengine: a URL (``https://...``), and a folder with the name of a checkpoint, as DeepSpeed and FSDP write.

@@ -1,7 +1,6 @@
 """All checks before a start, in the order of what they cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import Optional
 
 from mmengine.config import Config
 
@@ -16,8 +15,8 @@ from .settings import check_amp, check_loops, check_metrics, check_sections, che
 def check(
     cfg: Config,
     splits: Sequence[str],
-    checkpoint: Optional[str] = None,
-    outputs: Optional[Mapping[str, Optional[str]]] = None,
+    checkpoint: str | None = None,
+    outputs: Mapping[str, str | None] | None = None,
 ) -> None:
     """Check config, data and weights before anything starts; nothing is written.
 

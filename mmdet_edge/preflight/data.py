@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import PIL.Image
 from mmdet.datasets import CocoDataset
@@ -29,7 +29,7 @@ ORIENTATION = 0x0112
 """Number of the EXIF entry that says how an image is to be turned; from 5 on, height and width change places."""
 
 
-def check_data(cfg: Config, splits: Sequence[str], classes: Optional[Sequence[str]] = None) -> None:
+def check_data(cfg: Config, splits: Sequence[str], classes: Sequence[str] | None = None) -> None:
     """Check that the files of the data sets are there, what the annotation files say, and that they fit each other.
 
     Each annotation file is read once; warnings go to the standard error.
@@ -61,7 +61,7 @@ def check_data(cfg: Config, splits: Sequence[str], classes: Optional[Sequence[st
         _check_images(cfg, split, uses, reports)
 
 
-def _check_agreement(uses: Sequence[Use], classes: Optional[Sequence[str]]) -> None:
+def _check_agreement(uses: Sequence[Use], classes: Sequence[str] | None) -> None:
     """Check that all data sets have the classes of the training data, or of the checkpoint."""
     named = [(use.where, use.classes) for use in uses if use.classes]
     named = [('the checkpoint', tuple(classes)), *named] if classes else named
@@ -236,7 +236,7 @@ def uses_of(dataset: ConfigDict, split: str) -> Iterator[tuple[str, Use]]:
     )
 
 
-def _classes_of(dataset: ConfigDict, kind: Any, where: str) -> Optional[tuple[str, ...]]:
+def _classes_of(dataset: ConfigDict, kind: Any, where: str) -> tuple[str, ...] | None:
     """Return the classes of a data set; None if it has no names for them."""
     classes = (dataset.get('metainfo') or {}).get('classes', kind.METAINFO.get('classes'))
     if isinstance(classes, str) and not Path(classes).is_file():
@@ -244,7 +244,7 @@ def _classes_of(dataset: ConfigDict, kind: Any, where: str) -> Optional[tuple[st
     return tuple(list_from_file(classes) if isinstance(classes, str) else classes or ()) or None
 
 
-def _size_of(step: Optional[ConfigDict], path: Path) -> Optional[Size]:
+def _size_of(step: ConfigDict | None, path: Path) -> Size | None:
     """Return the size with which a pipeline, whose ``step`` loads images, loads an image file; None if unknown."""
     try:
         with warnings.catch_warnings():

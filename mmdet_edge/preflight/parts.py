@@ -4,7 +4,7 @@ import copy
 import difflib
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from mmdet.evaluation import CocoMetric
 from mmengine import registry
@@ -133,7 +133,7 @@ def _check_part(where: str, part: dict, registries: tuple[Registry, ...]) -> Non
         raise UserError(f'{where}: {name} cannot be built: {one_line(error)}') from error
 
 
-def find_type(name: str, scope: Optional[str], registries: tuple[Registry, ...]) -> Any:
+def find_type(name: str, scope: str | None, registries: tuple[Registry, ...]) -> Any:
     """Return the class or function that is registered under a name; None if there is none."""
     for place in registries:
         try:

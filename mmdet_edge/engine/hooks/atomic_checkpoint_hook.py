@@ -4,7 +4,7 @@ import errno
 import os
 import re
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -71,7 +71,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if not (self._local and runner.cfg.get('resume')):
             return
         # Rank 0 decides for all.
-        error: list[Optional[str]] = [None]
+        error: list[str | None] = [None]
         if is_main_process():
             try:
                 if runner.cfg.get('load_from'):
@@ -172,7 +172,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 os.remove(path)
 
 
-def _why_unreadable(path: str) -> Optional[str]:
+def _why_unreadable(path: str) -> str | None:
     """Return why a run cannot resume from a file; None if it can, or for a folder, which the strategy reads."""
     if Path(path).is_dir():
         return None

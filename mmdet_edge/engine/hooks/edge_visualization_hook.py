@@ -7,7 +7,7 @@ mask height and width.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -94,7 +94,7 @@ def sample_rois(
     mask_targets: Tensor,
     sampling_results: list[SamplingResult],
     num_rois: int,
-) -> Optional[RoISamples]:
+) -> RoISamples | None:
     """Copy the RoIs that are drawn to the CPU; return None if there is no positive RoI.
 
     Args:
@@ -148,7 +148,7 @@ def edge_maps(
 
 def draw_rois(
     samples: RoISamples,
-    classes: Optional[Sequence[str]] = None,
+    classes: Sequence[str] | None = None,
     filters: Sequence[str] = ('sobel',),
     padding_mode: str = 'zeros',
     title: str = '',
@@ -239,7 +239,7 @@ class EdgeVisualizationHook(Hook):
         self.interval = check_integer('EdgeVisualizationHook', 'interval', interval, minimum=1)
         self.num_rois = check_integer('EdgeVisualizationHook', 'num_rois', num_rois, minimum=1)
         self._due = False
-        self._samples: Optional[RoISamples] = None
+        self._samples: RoISamples | None = None
         self._patch: Any = None
 
     def before_train(self, runner: Runner) -> None:
@@ -260,7 +260,7 @@ class EdgeVisualizationHook(Hook):
             self._listen(self._detector(runner))
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: Optional[dict] = None
+        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
     ) -> None:
         """Draw the RoIs of this iteration, if there are any."""
         self._stop_listening()

@@ -1,7 +1,5 @@
 """Evaluates the mask branch during training."""
 
-from typing import Optional
-
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -37,7 +35,7 @@ class MaskBranchEvalHook(Hook):
         if runner.val_loop is not None:
             check_mask_branch(self._detector(runner), runner.val_dataloader.dataset[0]['data_samples'])
 
-    def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Evaluate, and add the values to the log and to ``metrics``.
 
         Empty ``metrics`` stay empty, unless all hooks that watch metrics watch ours: no box was predicted yet, and

@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +49,8 @@ class RandomStateHook(Hook):
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
-        self._resumed: Optional[dict[str, Any]] = None
-        self._before_val: Optional[dict[str, Any]] = None
+        self._resumed: dict[str, Any] | None = None
+        self._before_val: dict[str, Any] | None = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the state of the training run to the checkpoint, also during an evaluation."""

@@ -13,7 +13,6 @@ Shape letters: N instances, D kernels, H and W mask height and width.
 import difflib
 from collections.abc import Sequence
 from functools import cache
-from typing import Union
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +53,7 @@ PADDING_MODES = ('zeros', 'replicate', 'reflect')
 """Known values beyond the mask's border; the authors' code has zeros."""
 
 
-def check_filter_names(filters: Union[str, Sequence[str]], owner: str) -> tuple[str, ...]:
+def check_filter_names(filters: str | Sequence[str], owner: str) -> tuple[str, ...]:
     """Check filter names and return them as a tuple.
 
     Args:

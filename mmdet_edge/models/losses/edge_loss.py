@@ -8,7 +8,7 @@ Shape letters: N masks (positive RoIs, or the positive samples of a head without
 """
 
 from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,10 +42,10 @@ NO_MAP = (
 def edge_loss(
     pred: Tensor,
     target: Tensor,
-    label: Optional[Tensor] = None,
-    weight: Optional[Tensor] = None,
-    avg_factor: Optional[float] = None,
-    filters: Union[str, Sequence[str]] = 'sobel',
+    label: Tensor | None = None,
+    weight: Tensor | None = None,
+    avg_factor: float | None = None,
+    filters: str | Sequence[str] = 'sobel',
     exponent: float = 2.0,
     smooth_pred: bool = False,
     smooth_target: bool = False,
@@ -129,7 +129,7 @@ class _FilteredNorm(torch.autograd.Function):
         return norm.mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the residuals, (N, H, W), for that of the sums, (N,)."""
         # once_differentiable does not catch this: what it misses here does not depend on ``grad``.
         if torch.is_grad_enabled():
@@ -231,7 +231,7 @@ def edge_disagreement(
 
 
 def select_class_masks(
-    owner: str, pred: Tensor, target: Tensor, label: Optional[Tensor] = None, padding_mode: str = 'zeros'
+    owner: str, pred: Tensor, target: Tensor, label: Tensor | None = None, padding_mode: str = 'zeros'
 ) -> tuple[Tensor, Tensor]:
     """Select each mask's channel of the mask head, and convert both sides to one dtype.
 
@@ -285,7 +285,7 @@ def select_class_masks(
 
 
 def reduce_losses(
-    owner: str, losses: Tensor, weight: Optional[Tensor], reduction: str, avg_factor: Optional[float]
+    owner: str, losses: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | None
 ) -> Tensor:
     """Weight and reduce the losses of the masks, (N,); for N = 0 to a zero that is connected to them."""
     if weight is not None and weight.shape != losses.shape:
@@ -355,7 +355,7 @@ class EdgeLoss(nn.Module):
 
     def __init__(
         self,
-        filters: Union[str, Sequence[str]] = 'sobel',
+        filters: str | Sequence[str] = 'sobel',
         exponent: float = 2.0,
         smooth_pred: bool = False,
         smooth_target: bool = False,
@@ -403,10 +403,10 @@ class EdgeLoss(nn.Module):
         self,
         pred: Tensor,
         target: Tensor,
-        label: Optional[Tensor] = None,
-        weight: Optional[Tensor] = None,
-        avg_factor: Optional[float] = None,
-        reduction_override: Optional[str] = None,
+        label: Tensor | None = None,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
     ) -> Tensor:
         """Compute the loss.
 

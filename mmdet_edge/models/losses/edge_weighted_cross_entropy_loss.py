@@ -7,7 +7,6 @@ authors' code). Shape letters as in edge_loss.py.
 import logging
 import math
 from collections.abc import Sequence
-from typing import Union
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ class EdgeWeightedCrossEntropyLoss(EdgeLoss):
 
     def __init__(
         self,
-        filters: Union[str, Sequence[str]] = 'sobel',
+        filters: str | Sequence[str] = 'sobel',
         exponent: float = 2.0,
         smooth_pred: bool = False,
         smooth_target: bool = False,

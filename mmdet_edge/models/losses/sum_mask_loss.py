@@ -4,7 +4,6 @@ Shape letters as in edge_loss.py.
 """
 
 from collections.abc import Sequence
-from typing import Optional
 
 import torch
 from mmdet.models.losses import CrossEntropyLoss
@@ -76,10 +75,10 @@ class SumMaskLoss(nn.Module):
         self,
         pred: Tensor,
         target: Tensor,
-        label: Optional[Tensor] = None,
-        weight: Optional[Tensor] = None,
-        avg_factor: Optional[float] = None,
-        reduction_override: Optional[str] = None,
+        label: Tensor | None = None,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
     ) -> Tensor:
         """Compute the sum of the losses.
 

@@ -5,7 +5,7 @@ Shape letters: N masks, C classes, K input channels, H and W mask height and wid
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NoReturn, Optional
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,7 @@ class LazyLogits(Tensor):
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: Optional[dict] = None
+        cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """Apply a function, method, operator or property of tensors to the logits of all classes."""
         args, kwargs = tree_map(lambda x: x.all_classes if isinstance(x, cls) else x, (args, kwargs or {}))

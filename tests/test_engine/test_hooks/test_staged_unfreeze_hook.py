@@ -100,7 +100,7 @@ def train(work_dir, hooks=(HOOK,), iterations=6, model=None, batch_size=2, **opt
 
 def check_stages(weights, begin=BEGIN):
     for name, first in begin.items():
-        for iteration, (before, after) in enumerate(zip(weights, weights[1:])):
+        for iteration, (before, after) in enumerate(itertools.pairwise(weights)):
             assert torch.equal(before[name], after[name]) == (iteration < first), (name, iteration)
 
 
