@@ -112,7 +112,7 @@ def make_table(comparison: Comparison) -> Table:
 
 
 def warnings_of(comparison: Comparison) -> list[str]:
-    """Return what a reader must know before the numbers: notes, and what was left out.
+    """Return the lines to print above a comparison: its notes, and each run that was left out with the reason.
 
     Args:
         comparison (Comparison): What was compared.

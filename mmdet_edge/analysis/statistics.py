@@ -111,13 +111,13 @@ def iterations_to_target(
 
     Args:
         iterations (np.ndarray): Increasing, (T,).
-        values (np.ndarray): (T,); straight lines in between.
+        values (np.ndarray): The curve at these iterations, (T,).
         target (float): The value to reach; meeting it is enough.
         lower_is_better (bool): Whether the curve comes from above. Defaults to False.
 
     Returns:
-        float | None: Interpolated between two logged iterations. The first logged one if the curve is at the target
-        from the start, None if it never reaches it.
+        float | None: Where the curve, interpolated linearly between logged iterations, first meets the target. The
+        first logged iteration if it does so from the start, None if it never does.
 
     Example:
         >>> iterations_to_target(np.array([10, 20]), np.array([0.0, 1.0]), 0.5)

@@ -25,7 +25,7 @@ def check_stack() -> None:
     Raises:
         ImportError: If one is not installed or too old. The message is one line.
     """
-    if sys.version_info < (3, 10):  # noqa: UP036  # whoever installs without pip's check
+    if sys.version_info < (3, 10):  # noqa: UP036  # for installations without pip's check
         raise ImportError(f'mmdet_edge needs Python 3.10 or newer, got {sys.version.split()[0]} ({sys.executable})')
     missing = [name for name in ('mmdet', 'mmcv', 'mmengine') if importlib.util.find_spec(name) is None]
     if missing:

@@ -8,10 +8,18 @@ from torch import nn
 
 
 def load_strictly(cfg: Config, checkpoint: str, state_dict: dict[str, torch.Tensor]) -> nn.Module:
-    """Build the model of a config for inference, with the weights of a checkpoint.
+    """Build the model of a config for inference and load weights into it.
+
+    Args:
+        cfg (Config): Config with the model.
+        checkpoint (str): Path of the checkpoint, for the error message only.
+        state_dict (dict[str, Tensor]): Weights to load.
+
+    Returns:
+        nn.Module: The model, in eval mode.
 
     Raises:
-        ValueError: If the weights are not exactly those of the model; the message names ``checkpoint``, their path.
+        ValueError: If the weights are not exactly those of the model.
     """
     # None in mmdet's pure-Python configs.
     init_default_scope(cfg.get('default_scope') or 'mmdet')

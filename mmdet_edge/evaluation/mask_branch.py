@@ -88,6 +88,10 @@ def score_mask(prob: Tensor, target: Tensor, threshold: float = 0.5) -> dict[str
         prob (Tensor): Predicted probabilities, (h, w), on the CPU.
         target (Tensor): Target of the mask head, (h, w), 0 or 1.
         threshold (float): A pixel belongs to the mask from this probability on. Defaults to 0.5.
+
+    Returns:
+        dict[str, float]: ``mIoU``; for each IoU threshold whether the IoU is above it, as 0 or 1 (``IoU_75``, ...);
+        ``boundary_IoU_1px`` and ``_2px``, with bands that are as many pixels of the head's mask wide; ``BCE``.
     """
     mask, goal = (prob >= threshold).numpy().astype(np.uint8), target.numpy().astype(np.uint8)
     union = np.count_nonzero(mask | goal)

@@ -9,7 +9,10 @@ from typing import Any
 def check_number(owner: str, name: str, value: Any, minimum: float) -> float:
     """Check that an option is a finite number of at least ``minimum``.
 
-    ``owner``, the class or function whose option it is, begins the error message: TypeError or ValueError.
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is too small or not finite. Both messages begin with ``owner``, the class or function whose
+            option it is.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f'{owner}: {name} must be a number, got {value!r}')
@@ -19,7 +22,7 @@ def check_number(owner: str, name: str, value: Any, minimum: float) -> float:
 
 
 def check_integer(owner: str, name: str, value: Any, minimum: int) -> int:
-    """Check that an option is an integer of at least ``minimum``; see :func:`check_number`."""
+    """Check that an option is an integer of at least ``minimum``; it raises like :func:`check_number`."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f'{owner}: {name} must be an integer, got {value!r}')
     if value < minimum:

@@ -53,7 +53,8 @@ class RoISamples:
 def choose_rois(sampling_results: list[SamplingResult], num_rois: int) -> list[int]:
     """Return indices into the positive RoIs of all images, at most ``num_rois``.
 
-    The choice is deterministic: one RoI of each object before a second of any, in turns over the images.
+    The choice is deterministic. It takes the first RoI of every object before the second RoI of any object, and
+    alternates between the images.
     """
     keys = []
     for image, sampled in enumerate(sampling_results):

@@ -233,15 +233,16 @@ def edge_disagreement(
 def select_class_masks(
     owner: str, pred: Tensor, target: Tensor, label: Tensor | None = None, padding_mode: str = 'zeros'
 ) -> tuple[Tensor, Tensor]:
-    """Select each mask's channel of the mask head, and convert both sides to one dtype.
+    """Select each mask's channel of the mask head, and convert ``pred`` and ``target`` to one dtype.
 
     Args:
-        owner (str): Class or function that needs them; begins the error message.
+        owner (str): Class or function that is called; error messages begin with it.
         pred (Tensor): Logits, (N, C, H, W) with ``label`` or (N, H, W) without.
         target (Tensor): Masks in [0, 1], (N, H, W), any dtype.
         label (Tensor, optional): Channel of each mask, (N,), integer, counted from 0. All 0 for a class-agnostic head.
             Defaults to None.
-        padding_mode (str): What lies beyond the border, for the check of the masks' size. Defaults to 'zeros'.
+        padding_mode (str): That of the filters, which decides how small masks may be: 2x2 with 'reflect', 1x1
+            otherwise. Defaults to 'zeros'.
 
     Returns:
         tuple[Tensor, Tensor]: Logits and target, both (N, H, W), float32 (float64 if ``pred`` is).
