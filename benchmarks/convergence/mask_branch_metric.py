@@ -42,8 +42,8 @@ class MaskBranchMetric(BaseMetric):
     ('mask_branch/mIoU', 'mask_branch/boundary_IoU_1px', ...) and those of :func:`score_stripes`.
 
     Args:
-        scores_file (str, optional): An .npz file to write the scores of each RoI to, in the order of the data. Defaults
-            to None.
+        scores_file (str, optional): An .npz file to write the scores of each RoI to, in the order of the data, and its
+            probabilities as ``prob``, (N, h, w), 0 to 255. Defaults to None.
     """
 
     default_prefix = 'mask_branch'
@@ -54,14 +54,16 @@ class MaskBranchMetric(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score each RoI of a batch."""
-        self.results += [
-            {**score_mask(sample['prob'], sample['target']), **score_stripes(sample['prob'])} for sample in data_samples
-        ]
+        for sample in data_samples:
+            prob = sample['prob']
+            scores = {**score_mask(prob, sample['target']), **score_stripes(prob)}
+            self.results.append((scores, (255 * prob).round().byte().numpy()))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the means over all RoIs."""
-        values = {name: np.array([scores[name] for scores in results]) for name in results[0]}
+        scores, probs = zip(*results)
+        values = {name: np.array([one[name] for one in scores]) for name in scores[0]}
         if self.scores_file:
             Path(self.scores_file).parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(self.scores_file, **values)
+            np.savez_compressed(self.scores_file, **values, prob=np.stack(probs))
         return {name: float(value.mean()) for name, value in values.items()}

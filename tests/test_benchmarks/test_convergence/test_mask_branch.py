@@ -147,7 +147,9 @@ def test_metric_is_the_mean_of_the_scores(tmp_path):
     assert 'mask_branch/boundary_IoU_1px' in values and len({s['mIoU'] for s in scores}) > 1
     for name in scores[0]:
         assert values[f'mask_branch/{name}'] == pytest.approx(np.mean([s[name] for s in scores]))
-    stored = np.load(file)
+    stored = dict(np.load(file))
+    probs = np.stack([sample['prob'].detach().numpy() for sample in samples])
+    assert np.abs(stored.pop('prob') / 255 - probs).max() <= 0.5 / 255 + 1e-6
     assert {name: list(stored[name]) for name in stored} == {name: [s[name] for s in scores] for name in scores[0]}
 
 
