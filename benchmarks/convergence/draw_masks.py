@@ -64,7 +64,7 @@ def color_errors(image: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.n
     """Return an image, (H, W, 3), with what is found tinted yellow, missed blue and added red."""
     colored = image.astype(float)
     for where, color, strength in (
-        (mask & truth, AGREEING_COLOR, 0.35),
+        (mask & truth, AGREEING_COLOR, 0.25),
         (truth & ~mask, MISSED_COLOR, 0.8),
         (mask & ~truth, ADDED_COLOR, 0.8),
     ):
