@@ -166,6 +166,7 @@ def _change_head(head: ConfigDict, loss_edge: dict | None, edge: bool) -> Config
     else:
         head['type'] = scope + _PLAIN_HEADS.get(name, name)
         head.pop('loss_edge', None)
+        head.pop('feature_grad_scale', None)
     return head
 
 

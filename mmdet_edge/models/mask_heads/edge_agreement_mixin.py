@@ -14,6 +14,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ..losses import EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss
+from ..option_checks import check_number
 from .class_selected_conv import ClassSelectedConv2d, LazyLogits
 
 CLASS_BLIND_LOSSES = (CrossEntropyLoss, EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss)
@@ -39,18 +40,23 @@ class EdgeAgreementMixin:
             default as a whole. None switches it off. Defaults to
             ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``, which this package recommends (docs/evidence.md);
             the authors' is ``dict(type='EdgeLoss')``.
+        feature_grad_scale (float): With the edge loss on, the gradient that the mask head passes on to the RoI
+            features, and so to the layers that it shares with the box head, is multiplied by it: with 1 a heavy edge
+            loss trains these layers for the masks at the expense of the boxes (docs/evidence.md). Defaults to 1.0.
         **kwargs: The arguments of the mask head.
 
     Raises:
         TypeError: If ``loss_edge`` is neither a config nor None, or if it or ``loss_mask`` does not take the labels of
             the masks.
-        ValueError: If ``loss_edge`` does not return one number.
+        ValueError: If ``loss_edge`` does not return one number, or ``feature_grad_scale`` is negative.
     """
 
     class_agnostic: bool
     loss_mask: nn.Module
 
-    def __init__(self, *, loss_edge: OptConfigType = DEFAULT_LOSS_EDGE, **kwargs: Any) -> None:
+    def __init__(
+        self, *, loss_edge: OptConfigType = DEFAULT_LOSS_EDGE, feature_grad_scale: float = 1.0, **kwargs: Any
+    ) -> None:
         if loss_edge is not None:
             kwargs = {'predictor_cfg': dict(type=ClassSelectedConv2d), **kwargs}
         super().__init__(**kwargs)
@@ -60,6 +66,7 @@ class EdgeAgreementMixin:
                 f'{name}: loss_edge must be a config, such as dict(filters="sobel"), or None, got {loss_edge!r}. In a '
                 'cascade, each head of the list mask_head has its own'
             )
+        self.feature_grad_scale = check_number(name, 'feature_grad_scale', feature_grad_scale, minimum=0)
         self.loss_edge = None
         if loss_edge is not None:
             self.loss_edge = MODELS.build({'type': 'EdgeLoss', **loss_edge})
@@ -71,6 +78,8 @@ class EdgeAgreementMixin:
                 raise ValueError(
                     f"{name}: loss_edge must return one number, got reduction='none'; take 'mean' or 'sum'"
                 )
+            if self.feature_grad_scale != 1:
+                self.register_forward_pre_hook(_scale_feature_gradient)  # type: ignore[attr-defined]
         if self._has_mmdets_losses():
             _check_takes_labels(name, 'loss_mask', self.loss_mask)
 
@@ -114,6 +123,29 @@ class EdgeAgreementMixin:
     def _has_mmdets_losses(self) -> bool:
         """Return whether ``loss_mask`` is called as in FCNMaskHead; others call it in their way, or use labels more."""
         return super().loss_and_target.__func__ is FCNMaskHead.loss_and_target  # type: ignore[misc]
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a number."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, scale: float) -> Tensor:
+        """Return the features."""
+        ctx.scale = scale
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Return the scaled gradient of the features."""
+        return grad * ctx.scale, None
+
+
+def _scale_feature_gradient(head: nn.Module, inputs: tuple) -> tuple | None:
+    """Scale the gradient of the first input of a mask head, the RoI features, while training."""
+    if not head.training:
+        return None
+    features, *others = inputs
+    return (_ScaleGradient.apply(features, head.feature_grad_scale), *others)
 
 
 def _check_takes_labels(owner: str, option: str, loss: nn.Module) -> None:

@@ -122,6 +122,35 @@ def test_losses_as_loss_mask(head_inputs):
     assert both['loss_mask']['loss_mask'].item() == pytest.approx(expected.item())
 
 
+@pytest.mark.parametrize('head_class', [EdgeAgreementMaskHead, EdgeAgreementHTCMaskHead])
+@pytest.mark.parametrize('loss_edge', [dict(loss_weight=3), None])
+def test_scales_the_gradient_of_the_features_alone(head_class, loss_edge, head_inputs):
+    inputs = head_inputs([0, 3, 0, 1], channels=4)
+    results = []
+    for scale in (1, 0.25):
+        torch.manual_seed(0)
+        head = copy.deepcopy(head_class(**SMALL, loss_edge=loss_edge, feature_grad_scale=scale))
+        head.init_weights()
+        features = torch.linspace(-1, 1, 4 * 8 * 14 * 14).view(4, 8, 14, 14).requires_grad_()
+        outputs = head(features)
+        inputs['mask_preds'] = outputs[0] if isinstance(outputs, list) else outputs
+        losses = head.loss_and_target(**inputs)['loss_mask']
+        sum(loss.sum() for loss in losses.values()).backward()
+        own = [parameter.grad for parameter in head.parameters() if parameter.grad is not None]
+        predicted = head.eval()(features)
+        results.append((features.grad, losses, own, predicted[0] if isinstance(predicted, list) else predicted))
+    (gradient, *plain), (scaled, *others) = results
+    assert gradient.abs().sum() > 0
+    torch.testing.assert_close(scaled, gradient * (0.25 if loss_edge else 1))
+    torch.testing.assert_close(others, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('scale', [-1, '0.25', None])
+def test_wrong_scales_of_the_gradient(scale):
+    with pytest.raises((TypeError, ValueError), match='EdgeAgreementMaskHead: feature_grad_scale must be'):
+        EdgeAgreementMaskHead(**SMALL, feature_grad_scale=scale)
+
+
 def test_only_keywords():
     with pytest.raises(TypeError):
         EdgeAgreementMaskHead(dict(type='EdgeLoss'))
