@@ -88,6 +88,7 @@ def without_edge(cfg):
     for head in heads:
         head['type'] = PLAIN.get(head['type'], head['type'])
         head.pop('loss_edge', None)
+        head.pop('feature_grad_scale', None)
     return cfg
 
 
@@ -123,6 +124,8 @@ def test_differs_from_mmdet_in_the_mask_head_only(name, read_config):
         assert type(head.loss_edge) is loss_class
         for option, value in {**PAPER, **ABLATION[token(name)]}.items():
             assert getattr(head.loss_edge, option) == value
+        # The authors' variants train the shared layers as they did.
+        assert head.feature_grad_scale == (0.25 if token(name) == 'edge' else 1)
 
 
 def _unscoped(value):
@@ -176,7 +179,7 @@ def test_states_nothing_but_the_mask_head(name):
     (mask_head,) = roi_head.value.keywords
     assert (roi_head.arg, mask_head.arg) == ('roi_head', 'mask_head')
     stated = {key.arg for call in ast.walk(mask_head.value) if _is_head(call) for key in call.keywords}
-    assert 'type' in stated and stated <= {'type', 'loss_edge'}
+    assert 'type' in stated and stated <= {'type', 'loss_edge', 'feature_grad_scale'}
 
 
 def _is_head(node):

@@ -4,6 +4,7 @@ model = dict(
     roi_head=dict(
         mask_head=dict(
             type='EdgeAgreementMaskHead',
+            feature_grad_scale=1.0,
             loss_edge=dict(type='EdgeWeightedCrossEntropyLoss'),
         )
     )

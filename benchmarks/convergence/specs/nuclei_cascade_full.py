@@ -5,7 +5,8 @@ config = 'cascade_rcnn_edge/cascade-mask-rcnn_r18_fpn_1xb4-300i_nuclei.py'
 
 
 def _edge(config, head):
-    return dict(config=config, cfg_options={f'{head}.loss_edge': dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)})
+    loss_edge = dict(type='EdgeLoss', exponent=1.5, loss_weight=3.0)
+    return dict(config=config, cfg_options={f'{head}.loss_edge': loss_edge, f'{head}.feature_grad_scale': 1.0})
 
 
 settings = dict(

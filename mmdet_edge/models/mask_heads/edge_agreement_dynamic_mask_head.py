@@ -1,5 +1,7 @@
 """The Edge Agreement Head of QueryInst."""
 
+from typing import Any
+
 from mmdet.models.roi_heads.mask_heads import DynamicMaskHead
 from mmdet.registry import MODELS
 
@@ -17,5 +19,10 @@ class EdgeAgreementDynamicMaskHead(EdgeAgreementMixin, DynamicMaskHead):
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``DynamicMaskHead``. Defaults to
             ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``.
+        feature_grad_scale (float): Scale of the gradient of the RoI features, see :class:`EdgeAgreementMixin`. Defaults
+            to 1.0: beside a Dice loss of weight 8 the edge loss is not a heavy one.
         **kwargs: The arguments of ``DynamicMaskHead``.
     """
+
+    def __init__(self, *, feature_grad_scale: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(feature_grad_scale=feature_grad_scale, **kwargs)

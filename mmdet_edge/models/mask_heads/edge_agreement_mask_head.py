@@ -18,6 +18,8 @@ class EdgeAgreementMaskHead(EdgeAgreementMixin, FCNMaskHead):
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``FCNMaskHead``. Defaults to
             ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``, which this package recommends; a dict replaces it
             as a whole.
+        feature_grad_scale (float): Scale of the gradient of the RoI features, see :class:`EdgeAgreementMixin`. Defaults
+            to 0.25.
         **kwargs: The arguments of ``FCNMaskHead``.
 
     Example:

@@ -20,6 +20,8 @@ class EdgeAgreementSCNetMaskHead(EdgeAgreementMixin, SCNetMaskHead):
     Args:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss; None equals ``SCNetMaskHead``. Defaults to
             ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``.
+        feature_grad_scale (float): Scale of the gradient of the RoI features, see :class:`EdgeAgreementMixin`. Defaults
+            to 0.25.
         **kwargs: The arguments of ``SCNetMaskHead``.
     """
 

@@ -115,8 +115,9 @@ def test_own_rate_and_schedule():
     epochs = make_run_config(spec(config=EPOCHS), RunKey('baseline', None, None, 2), {})
     expected = read(EPOCHS)
     expected.randomness = dict(seed=2)
-    # The default of the edge head is written out.
+    # The defaults of the edge head are written out.
     expected.model.roi_head.mask_head.loss_edge = dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)
+    expected.model.roi_head.mask_head.feature_grad_scale = 0.25
     assert epochs.to_dict() == expected.to_dict()
 
 

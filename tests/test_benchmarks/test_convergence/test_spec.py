@@ -295,3 +295,21 @@ def test_hash_depends_on_the_default_of_the_edge_loss(monkeypatch):
         config_hash(make_run_config(spec(settings=dict(baseline={}, edge=dict(cfg_options=cfg_options))), key, {}))
         == reference
     )
+
+
+@pytest.mark.parametrize('protocol', ['full', 'mask-branch'])
+def test_hash_depends_on_the_scale_of_the_gradient_where_it_has_an_effect(protocol, monkeypatch):
+    def hash_of(**head):
+        cfg_options = {'model.roi_head.mask_head': dict(type='EdgeAgreementMaskHead', **head)}
+        settings = dict(baseline={}, edge=dict(cfg_options=cfg_options))
+        features = FIELDS['features'] if protocol == 'mask-branch' else {}
+        fields = dict(protocol=protocol, settings=settings, features=features)
+        return config_hash(make_run_config(spec(**fields), RunKey('edge', 60, 0.02, 0), {}))
+
+    assert hash_of() == hash_of(feature_grad_scale=0.25)
+    # Cached features get no gradient, and without an edge loss nothing is scaled.
+    assert (hash_of() == hash_of(feature_grad_scale=1.0)) == (protocol == 'mask-branch')
+    assert hash_of(loss_edge=None) == hash_of(loss_edge=None, feature_grad_scale=1.0)
+    reference = hash_of()
+    monkeypatch.setattr('benchmarks.convergence.run_config.DEFAULT_FEATURE_GRAD_SCALE', 0.5)
+    assert (hash_of() == reference) == (protocol == 'mask-branch')

@@ -6,14 +6,29 @@ metrics = ['coco/segm_mAP', 'coco/segm_mAP_75', 'coco/boundary_mAP', 'coco/bbox_
 metrics += ['mask_branch/mIoU', 'mask_branch/boundary_IoU_1px']
 
 
-def _edge(**loss):
-    return dict(cfg_options={'model.roi_head.mask_head': dict(type='EdgeAgreementMaskHead', loss_edge=loss)})
+def _edge(feature_grad_scale=1.0, **loss):
+    head = dict(type='EdgeAgreementMaskHead', feature_grad_scale=feature_grad_scale, loss_edge=loss)
+    return dict(cfg_options={'model.roi_head.mask_head': head})
 
 
 settings = {
     'baseline': dict(),
     'sobel-p1.5-w3': _edge(filters='sobel', exponent=1.5, loss_weight=3),
     'sobel-p2-w3': _edge(filters='sobel', exponent=2, loss_weight=3),
+    'sobel-p2-w1': _edge(filters='sobel', exponent=2, loss_weight=1),
+    # The default: a quarter of the gradient reaches the layers that the mask head shares with the box head.
+    'sobel-p2-w3-s0.25': _edge(filters='sobel', exponent=2, loss_weight=3, feature_grad_scale=0.25),
+    # The control: the same without an edge loss.
+    'baseline-s0.25': dict(
+        cfg_options={
+            'model.roi_head.mask_head': dict(
+                type='EdgeAgreementMaskHead',
+                predictor_cfg=dict(type='Conv'),
+                feature_grad_scale=0.25,
+                loss_edge=dict(loss_weight=0),
+            )
+        }
+    ),
 }
 _rates = [0.02, 0.03, 0.04, 0.01]
 _seeds = [0, 1, 2]

@@ -18,5 +18,10 @@ _seeds = [0, 1, 2, 3, 4, 5, 6, 7]
 _rates = [0.02, 0.04, 0.01, 0.005]
 runs = [
     dict(settings=['baseline'], budgets=[300, 1200], learning_rates=_rates, seeds=[0]),
-    dict(settings=['baseline', 'sobel-p2-w3', 'dice-w10'], budgets=[300, 1200], learning_rates='tuned', seeds=_seeds),
+    dict(
+        settings=['baseline', 'sobel-p2-w3-s0.25', 'dice-w10'],
+        budgets=[300, 1200],
+        learning_rates='tuned',
+        seeds=_seeds,
+    ),
 ]
