@@ -73,7 +73,12 @@ def color_errors(image: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.n
 
 
 def draw_objects(
-    coco: COCO, image_dir: Path, runs: dict[str, dict[str, np.ndarray]], chosen: np.ndarray, caption: str
+    coco: COCO,
+    image_dir: Path,
+    targets: np.ndarray,
+    runs: dict[str, dict[str, np.ndarray]],
+    chosen: np.ndarray,
+    caption: str,
 ) -> Figure:
     """Return a figure: a column for each object, a row for the ground truth and for each setting."""
     annotations = [ann for image in coco.dataset['images'] for ann in coco.imgToAnns[image['id']]]
@@ -85,6 +90,9 @@ def draw_objects(
         image = mmcv.imread(image_dir / coco.imgs[ann['image_id']]['file_name'], channel_order='rgb')
         x, y, w, h = ann['bbox']
         box, truth = np.array([x, y, x + w, y + h]), coco.annToMask(ann).astype(bool)
+        target = paste(255 * targets[i].astype(np.uint8), box, *truth.shape)
+        if (target & truth).sum() < 0.5 * (target | truth).sum():
+            raise UserError(f'object {ann["id"]} is not RoI {i} of the runs: has the data set left an object out?')
         low = np.floor(np.maximum([x - MARGIN * w, y - MARGIN * h], 0)).astype(int)
         high = np.ceil([x + (1 + MARGIN) * w, y + (1 + MARGIN) * h]).astype(int)
         crop = slice(low[1], high[1]), slice(low[0], high[0])
@@ -118,8 +126,8 @@ def main() -> None:
     parser.add_argument('--caption', default='', help='below the figure, such as the licence of the photographs')
     args = parser.parse_args()
     labels = args.labels or args.settings
-    if len(labels) != len(args.settings):
-        raise UserError(f'--labels: expected {len(args.settings)} names, got {len(labels)}')
+    if len(set(labels)) != len(args.settings):
+        raise UserError(f'--labels: expected {len(args.settings)} different names, got {labels}')
     results = [read_run(args.work_dir, args.budget, setting, args.seed) for setting in args.settings]
     coco = COCO(args.ann_file)
     boxes = [ann['bbox'] for image in coco.dataset['images'] for ann in coco.imgToAnns[image['id']]]
@@ -128,7 +136,8 @@ def main() -> None:
         raise UserError(f'{args.ann_file}: {len(boxes)} objects, but the runs have {len(scores[0])}; is it theirs?')
     sizes = np.array(boxes)[: len(scores[0]), 2:].min(1)
     chosen = choose_objects(scores[-1] - scores[0], sizes, args.objects, args.min_size)
-    figure = draw_objects(coco, args.image_dir, dict(zip(labels, results)), chosen, args.caption)
+    targets = np.load(args.work_dir / 'features/val/targets.npy')
+    figure = draw_objects(coco, args.image_dir, targets, dict(zip(labels, results)), chosen, args.caption)
     args.figure.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.figure, dpi=100)
     print(f'figure: {args.figure}')

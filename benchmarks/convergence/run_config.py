@@ -1,20 +1,19 @@
 """The config of one run of a benchmark."""
 
 import copy
+import inspect
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from mmdet_edge.config.edge import EDGE_TWINS
 from mmdet_edge.config.types import type_of
 from mmdet_edge.errors import UserError
-from mmdet_edge.models.mask_heads.edge_agreement_mixin import (
-    DEFAULT_FEATURE_GRAD_SCALE,
-    DEFAULT_LOSS_EDGE,
-)
+from mmdet_edge.models.mask_heads.edge_agreement_mixin import DEFAULT_LOSS_EDGE
 from mmdet_edge.paths import get_config_path
 
 from .results import RunKey
@@ -53,20 +52,18 @@ def make_run_config(spec: Spec, key: RunKey, cfg_options: dict) -> Config:
         cfg.optim_wrapper.optimizer.lr = key.learning_rate
     if key.budget is not None:
         set_budget(cfg, key.budget)
-    _write_out_defaults(cfg, spec.protocol)
+    _write_out_defaults(cfg)
     return _mask_branch_config(cfg, spec) if spec.protocol == 'mask-branch' else cfg
 
 
-def _write_out_defaults(cfg: Config, protocol: str) -> None:
+def _write_out_defaults(cfg: Config) -> None:
     """Write the defaults of edge heads into the config: a later default must not pass for this one."""
     heads = cfg.get('model', {}).get('roi_head', {}).get('mask_head', [])
     for head in heads if isinstance(heads, (list, tuple)) else [heads]:
         if type_of(head)[1] in EDGE_TWINS.values():
             head.setdefault('loss_edge', dict(DEFAULT_LOSS_EDGE))
-            scale = head.pop('feature_grad_scale', DEFAULT_FEATURE_GRAD_SCALE)
-            # Without an edge loss it has no effect, nor with cached features, which get no gradient.
-            if head['loss_edge'] is not None and protocol == 'full' and scale != 1:
-                head['feature_grad_scale'] = scale
+            default = inspect.signature(MODELS.get(type_of(head)[1]).__init__).parameters['feature_grad_scale'].default
+            head.setdefault('feature_grad_scale', default)
 
 
 def make_detector_config(spec: Spec, cfg_options: dict) -> Config:

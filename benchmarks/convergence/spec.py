@@ -1,5 +1,6 @@
 """The spec of a convergence benchmark: reading it, checking it, and the identity of its runs."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -178,7 +179,13 @@ def config_hash(cfg: Config) -> str:
     Returns:
         str: First 16 digits of the SHA-256 of canonical JSON.
     """
-    content = {name: cfg[name] for name in IDENTITY if cfg.get(name)}
+    content = copy.deepcopy({name: cfg[name] for name in IDENTITY if cfg.get(name)})
+    model = content.get('model', {})
+    heads = (model.get('roi_head') or model).get('mask_head', [])
+    for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+        # Results from before the option have none. It has no effect without an edge loss, nor on a mask head alone.
+        if head.get('feature_grad_scale') == 1 or head.get('loss_edge') is None or 'roi_head' not in model:
+            head.pop('feature_grad_scale', None)
     hooks = [hook for hook in cfg.get('custom_hooks', []) if type_of(hook)[1] not in OBSERVING_HOOKS]
     if hooks:
         content['custom_hooks'] = hooks

@@ -201,14 +201,19 @@ def convolve(maps: Tensor, kernels: Sequence[Kernel], padding: int = 1, adjoint:
     groups = maps.shape[:-2].numel()
     size = (len(maps), len(kernels))
     # The maps are the channels of one image.
-    result = F.conv2d(maps.flatten(0, -3)[None], weight.repeat(len(maps), 1, 1, 1), padding=padding, groups=groups)
+    result = F.conv2d(
+        maps.flatten(0, -3).contiguous()[None], weight.repeat(len(maps), 1, 1, 1), padding=padding, groups=groups
+    )
     result = result.view(*size, *result.shape[-2:])
     return result.sum(dim=1) if adjoint else result
 
 
 @cache
 def _kernel_weight(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the kernels as a tensor, (D, 1, 3, 3); made once, since a copy to a GPU waits for it."""
+    """Return the kernels as a tensor, (D, 1, 3, 3); made once, since a copy to a GPU waits for it.
+
+    A CUDA graph cannot record that copy: like all graphs it needs a first run outside.
+    """
     return torch.tensor(kernels, dtype=dtype, device=device)[:, None]
 
 

@@ -42,11 +42,12 @@ class EdgeAgreementMixin:
         loss_edge (ConfigDict | dict, optional): Config of the edge loss, by default of type 'EdgeLoss'; it replaces the
             default as a whole. None switches it off. Defaults to
             ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``, which this package recommends (docs/evidence.md);
-            the authors' is ``dict(type='EdgeLoss')``.
+            the authors' is ``dict(type='EdgeLoss')`` with ``feature_grad_scale=1.0``.
         feature_grad_scale (float): With the edge loss on, the gradient that the mask head passes on to the RoI
-            features, and so to the layers that it shares with the box head, is multiplied by it. At 1, the authors'
-            value, the recommended edge loss trains these layers for the masks at the expense of the boxes
-            (docs/evidence.md). Defaults to 0.25.
+            features, and so to the layers below, which it shares with the box head, is multiplied by it, whatever the
+            edge loss. At 1, the authors' value, the recommended edge loss trains these layers for the masks at the
+            expense of the boxes (docs/evidence.md). In HTC the features of earlier stages, which a stage gets too, are
+            scaled where these stages have edge heads. Defaults to 0.25.
         **kwargs: The arguments of the mask head.
 
     Raises:
@@ -87,7 +88,9 @@ class EdgeAgreementMixin:
                     f"{name}: loss_edge must return one number, got reduction='none'; take 'mean' or 'sum'"
                 )
             if self.feature_grad_scale != 1:
-                self.register_forward_pre_hook(_scale_feature_gradient)  # type: ignore[attr-defined]
+                self.register_forward_pre_hook(  # type: ignore[attr-defined]
+                    _scale_feature_gradient, with_kwargs=True
+                )
         if self._has_mmdets_losses():
             _check_takes_labels(name, 'loss_mask', self.loss_mask)
 
@@ -148,12 +151,14 @@ class _ScaleGradient(torch.autograd.Function):
         return grad * ctx.scale, None
 
 
-def _scale_feature_gradient(head: nn.Module, inputs: tuple) -> tuple | None:
+def _scale_feature_gradient(head: nn.Module, inputs: tuple, named: dict) -> tuple[tuple, dict] | None:
     """Scale the gradient of the first input of a mask head, the RoI features, while training."""
     if not head.training:
         return None
-    features, *others = inputs
-    return (_ScaleGradient.apply(features, head.feature_grad_scale), *others)
+    if inputs:
+        return (_ScaleGradient.apply(inputs[0], head.feature_grad_scale), *inputs[1:]), named
+    first = next(iter(inspect.signature(head.forward).parameters))
+    return inputs, {**named, first: _ScaleGradient.apply(named[first], head.feature_grad_scale)}
 
 
 def _check_takes_labels(owner: str, option: str, loss: nn.Module) -> None:

@@ -50,10 +50,14 @@ def test_draws_a_figure(tmp_path):
         folder = tmp_path / f'runs/240/{setting}_lr0.1/seed0'
         folder.mkdir(parents=True)
         np.savez(folder / 'scores.npz', boundary_IoU_1px=np.array(scores), prob=np.full((2, 28, 28), 200, np.uint8))
+    (tmp_path / 'features/val').mkdir(parents=True)
+    np.save(tmp_path / 'features/val/targets.npy', np.ones((2, 28, 28), bool))
     arguments = [tmp_path, tmp_path / 'val.json', tmp_path, tmp_path / 'out/figure.png', '--min-size', 8]
     draw = ('benchmarks.convergence.draw_masks', *arguments, '--settings', 'baseline', 'edge', '--objects', 2)
     run_python(*draw)
     assert cv2.imread(str(tmp_path / 'out/figure.png')).shape[0] > 400
     assert 'leaves 2 objects, 6 are to be drawn' in run_python(*draw[:-2], code=1)
     assert 'no runs/60/baseline_lr*/seed0/scores.npz with masks' in run_python(*draw, '--budget', 60, code=1)
-    assert '--labels: expected 2 names, got 1' in run_python(*draw, '--labels', 'x', code=1)
+    assert '--labels: expected 2 different names, got [' in run_python(*draw, '--labels', 'x', code=1)
+    np.save(tmp_path / 'features/val/targets.npy', np.zeros((2, 28, 28), bool))
+    assert 'is not RoI' in run_python(*draw, code=1)

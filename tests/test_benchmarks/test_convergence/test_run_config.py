@@ -121,6 +121,21 @@ def test_own_rate_and_schedule():
     assert epochs.to_dict() == expected.to_dict()
 
 
+@pytest.mark.parametrize(
+    ('head', 'scale'),
+    [
+        (dict(type='EdgeAgreementMaskHead'), 0.25),
+        (dict(type='EdgeAgreementMaskHead', feature_grad_scale=1.0), 1),
+        (dict(type='EdgeAgreementDynamicMaskHead'), 1),
+    ],
+)
+@pytest.mark.parametrize('protocol', ['full', 'mask-branch'])
+def test_the_run_has_the_scale_of_the_gradient_that_the_setting_says(head, scale, protocol):
+    cfg = make_run_config(spec(protocol, edge=dict(cfg_options={HEAD: head})), RunKey('edge', 60, 0.1, 0), {})
+    head = (cfg.model.get('roi_head') or cfg.model).mask_head
+    assert head.feature_grad_scale == scale
+
+
 def test_a_setting_with_a_config_of_its_own():
     edge = 'mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
     cfg = make_run_config(spec(edge=dict(config=edge)), RunKey('edge', 60, None, 0), {})

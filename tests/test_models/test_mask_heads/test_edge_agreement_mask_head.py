@@ -124,7 +124,8 @@ def test_losses_as_loss_mask(head_inputs):
 
 @pytest.mark.parametrize('head_class', [EdgeAgreementMaskHead, EdgeAgreementHTCMaskHead])
 @pytest.mark.parametrize('loss_edge', [dict(loss_weight=3), None])
-def test_scales_the_gradient_of_the_features_alone(head_class, loss_edge, head_inputs):
+@pytest.mark.parametrize('named', [False, True])
+def test_scales_the_gradient_of_the_features_alone(head_class, loss_edge, named, head_inputs):
     inputs = head_inputs([0, 3, 0, 1], channels=4)
     results = []
     for scale in (1, 0.25):
@@ -132,7 +133,7 @@ def test_scales_the_gradient_of_the_features_alone(head_class, loss_edge, head_i
         head = copy.deepcopy(head_class(**SMALL, loss_edge=loss_edge, feature_grad_scale=scale))
         head.init_weights()
         features = torch.linspace(-1, 1, 4 * 8 * 14 * 14).view(4, 8, 14, 14).requires_grad_()
-        outputs = head(features)
+        outputs = head(x=features) if named else head(features)
         inputs['mask_preds'] = outputs[0] if isinstance(outputs, list) else outputs
         losses = head.loss_and_target(**inputs)['loss_mask']
         sum(loss.sum() for loss in losses.values()).backward()
