@@ -38,5 +38,6 @@ runs = [
     dict(settings=['baseline', 'sobel-p1.5-w3'], budgets=[100], learning_rates='tuned', seeds=_seeds),
     dict(settings=['baseline'], budgets=[200], learning_rates=_rates[:2], seeds=[0]),
     dict(settings=['baseline', 'sobel-p1.5-w3'], budgets=[200], learning_rates='tuned', seeds=_seeds),
-    dict(settings=['sobel-p2-w3', 'sobel-p2-w3-s0.25'], budgets=[100], learning_rates='tuned', seeds=_seeds),
+    dict(settings=['sobel-p2-w3'], budgets=[100], learning_rates='tuned', seeds=_seeds),
+    dict(settings=['sobel-p2-w3-s0.25'], budgets=[200], learning_rates='tuned', seeds=_seeds),
 ]
