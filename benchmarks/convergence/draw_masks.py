@@ -16,7 +16,14 @@ from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from pycocotools.coco import COCO
 
 from benchmarks.convergence.gain_by_shape import METRIC
-from mmdet_edge.analysis.prediction_figures import ADDED_COLOR, AGREEING_COLOR, MISSED_COLOR
+from mmdet_edge.analysis.figures import draw_image
+from mmdet_edge.analysis.prediction_figures import (
+    ADDED_COLOR,
+    AGREEING_COLOR,
+    MISSED_COLOR,
+    Instances,
+    paint_errors,
+)
 from mmdet_edge.errors import UserError, one_line_errors
 
 MARGIN = 0.08
@@ -60,18 +67,6 @@ def paste(prob: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndar
     return _do_paste_mask(maps, boxes, height, width, skip_empty=False)[0][0].numpy() >= 0.5
 
 
-def color_errors(image: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return an image, (H, W, 3), with what is found tinted yellow, missed blue and added red."""
-    colored = image.astype(float)
-    for where, color, strength in (
-        (mask & truth, AGREEING_COLOR, 0.25),
-        (truth & ~mask, MISSED_COLOR, 0.8),
-        (mask & ~truth, ADDED_COLOR, 0.8),
-    ):
-        colored[where] = (1 - strength) * colored[where] + strength * np.array(color)
-    return colored.round().astype(np.uint8)
-
-
 def draw_objects(
     coco: COCO,
     image_dir: Path,
@@ -96,13 +91,15 @@ def draw_objects(
         low = np.floor(np.maximum([x - MARGIN * w, y - MARGIN * h], 0)).astype(int)
         high = np.ceil([x + (1 + MARGIN) * w, y + (1 + MARGIN) * h]).astype(int)
         crop = slice(low[1], high[1]), slice(low[0], high[0])
-        for axes, (row, name) in zip(grid[:, column], enumerate(rows)):
-            mask = paste(runs[name]['prob'][i], box, *truth.shape) if row else truth
-            axes.imshow(color_errors(image[crop], mask[crop], truth[crop]))
-            axes.set(xticks=[], yticks=[], xlabel=f'boundary IoU {runs[name][METRIC][i]:.2f}' if row else '')
-            if column == 0:
-                axes.set_ylabel(name)
-    colors = dict(found=AGREEING_COLOR, missed=MISSED_COLOR, added=ADDED_COLOR)
+        draw_image(grid[0, column], image[crop], [truth[crop]])
+        for axes, run in zip(grid[1:, column], runs.values()):
+            masks = (truth, paste(run['prob'][i], box, *truth.shape))
+            instances = [Instances(mask[crop][None], np.zeros(1, int)) for mask in masks]
+            draw_image(axes, paint_errors(image[crop], *instances))
+            axes.set_xlabel(f'boundary IoU {run[METRIC][i]:.2f}')
+    for axes, name in zip(grid[:, 0], rows):
+        axes.set_ylabel(name)
+    colors = dict(agreeing=AGREEING_COLOR, missed=MISSED_COLOR, added=ADDED_COLOR)
     handles = [Patch(color=np.array(color) / 255, label=label) for label, color in colors.items()]
     figure.legend(handles=handles, loc='outside upper center', ncols=3, frameon=False)
     figure.supxlabel(caption, fontsize=8)

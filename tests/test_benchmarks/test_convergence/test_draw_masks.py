@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.convergence.draw_masks import choose_objects, color_errors, paste
+from benchmarks.convergence.draw_masks import choose_objects, paste
 from mmdet_edge.errors import UserError
 
 from ...test_tools.conftest import run_python
@@ -27,13 +27,6 @@ def test_a_mask_lies_where_its_box_is():
     expected = np.zeros((6, 12), bool)
     expected[1:5, 2:6] = True
     assert (mask == expected).all()
-
-
-def test_colors_of_the_errors():
-    mask, truth = np.array([[1, 1, 0, 0]], bool), np.array([[1, 0, 1, 0]], bool)
-    (pixels,) = color_errors(np.zeros((1, 4, 3), np.uint8), mask, truth).tolist()
-    found, added, missed, neither = pixels
-    assert found[0] > 0 and found[1] > 0 and added[0] > added[2] and missed[2] > missed[0] and neither == [0, 0, 0]
 
 
 def test_draws_a_figure(tmp_path):

@@ -53,6 +53,17 @@ def train(head, labels, dtype=torch.float32, check=True):
     return logits, losses, dict(gradients, features=features.grad)
 
 
+def test_the_gradients_of_the_classes_are_added_up_without_a_sort():
+    # On a GPU the gradient of an index is added up by sorting it, that of an embedding is not.
+    logits = ClassSelectedConv2d(8, 4, 1)(torch.randn(3, 8, 7, 7)).of_class(torch.tensor([2, 0, 2]))
+    names, nodes = set(), [logits.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        names.add(node.name())
+        nodes += [following for following, _ in node.next_functions if following]
+    assert 'EmbeddingBackward0' in names and 'IndexBackward0' not in names
+
+
 @HEADS
 @pytest.mark.parametrize('labels', [[2, 0, 3, 3, 1], [1], []])
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 3e-6), (torch.float64, 1e-12)])
