@@ -6,10 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.convergence.draw_masks import choose_objects, paste
+from benchmarks.convergence.draw_masks import choose_objects, main, paste
 from mmdet_edge.errors import UserError
-
-from ...test_tools.conftest import run_python
 
 
 def test_objects_lie_at_equal_distances_in_the_order_of_the_gain():
@@ -29,7 +27,7 @@ def test_a_mask_lies_where_its_box_is():
     assert (mask == expected).all()
 
 
-def test_draws_a_figure(tmp_path):
+def test_draws_a_figure(tmp_path, monkeypatch):
     images = [dict(id=i, file_name=f'{i}.png', height=40, width=60) for i in (0, 1)]
     box = [10, 5, 30, 30]
     annotation = dict(category_id=1, bbox=box, area=900, iscrowd=0, segmentation=[[10, 5, 40, 5, 40, 35, 10, 35]])
@@ -46,11 +44,20 @@ def test_draws_a_figure(tmp_path):
     (tmp_path / 'features/val').mkdir(parents=True)
     np.save(tmp_path / 'features/val/targets.npy', np.ones((2, 28, 28), bool))
     arguments = [tmp_path, tmp_path / 'val.json', tmp_path, tmp_path / 'out/figure.png', '--min-size', 8]
-    draw = ('benchmarks.convergence.draw_masks', *arguments, '--settings', 'baseline', 'edge', '--objects', 2)
-    run_python(*draw)
+    arguments += ['--settings', 'baseline', 'edge', '--objects', 2]
+
+    def draw(*more):
+        monkeypatch.setattr('sys.argv', ['draw_masks', *map(str, [*arguments, *more])])
+        main()
+
+    draw()
     assert cv2.imread(str(tmp_path / 'out/figure.png')).shape[0] > 400
-    assert 'leaves 2 objects, 6 are to be drawn' in run_python(*draw[:-2], code=1)
-    assert 'no runs/60/baseline_lr*/seed0/scores.npz with masks' in run_python(*draw, '--budget', 60, code=1)
-    assert '--labels: expected 2 different names, got [' in run_python(*draw, '--labels', 'x', code=1)
+    with pytest.raises(SystemExit, match='leaves 2 objects, 6 are to be drawn'):
+        draw('--objects', 6)
+    with pytest.raises(SystemExit, match='no runs/60/baseline_lr.*/seed0/scores.npz with masks'):
+        draw('--budget', 60)
+    with pytest.raises(SystemExit, match='--labels: expected 2 different names, got '):
+        draw('--labels', 'x')
     np.save(tmp_path / 'features/val/targets.npy', np.zeros((2, 28, 28), bool))
-    assert 'is not RoI' in run_python(*draw, code=1)
+    with pytest.raises(SystemExit, match='is not RoI'):
+        draw()
