@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`; both install what is missing.
-.PHONY: help install demo test coverage soak lint words docs audit clean
+.PHONY: help install demo test slow coverage soak lint words docs audit clean
 .DEFAULT_GOAL := help
 # Absolute, so that what runs in a work dir of its own still finds it; first in PATH for the shell scripts.
 VENV := $(CURDIR)/.venv/bin
@@ -21,8 +21,9 @@ help:
 	@echo 'make install   environment in .venv: torch, mmcv, mmdet, this package; no compiler needed'
 	@echo '               (OPS=compiled compiles the operators of mmcv, once per machine; OPS=torchvision reverts that)'
 	@echo 'make demo      train baseline and edge head on generated images, compare them (8 to 12 minutes on 2 cores)'
-	@echo 'make test      run all tests'
-	@echo 'make coverage  the same, with the coverage of mmdet_edge; fails below 97 %'
+	@echo 'make test      run the tests'
+	@echo 'make slow      run the tests that take longer than 15 seconds each: training runs of the command lines'
+	@echo 'make coverage  both, with the coverage of mmdet_edge; fails below 97 %'
 	@echo 'make soak      what takes long: 72 faults, 2000 iterations (an hour; STEPS=100 KILLS=7 to try it)'
 	@echo 'make lint      formatting, lint, types, docstring coverage, spelling, retired words'
 	@echo 'make docs      the documentation as a site, in build/docs'
@@ -41,13 +42,16 @@ demo: install
 	@python tools/demo.py
 
 # A process a core, each with one thread.
-PYTEST = OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8
 
 test: install
-	$(PYTEST)
+	$(PYTEST) --dist loadfile
+
+slow: install
+	$(PYTEST) --dist load --maxschedchunk 1 -m slow
 
 coverage: install
-	$(PYTEST) --cov
+	$(PYTEST) --dist loadfile -m 'not soak' --cov
 
 soak: install
 	STEPS=$(STEPS) KILLS=$(KILLS) python -m pytest -m soak -s

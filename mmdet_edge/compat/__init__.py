@@ -7,6 +7,7 @@ removed.
 # First: the others import mmengine and mmcv.
 from . import versions  # noqa: F401
 from .checkpoints import allow_mmengine_checkpoints, sanitise_checkpoints
+from .logger_hook import write_metrics_once
 from .ops import serve_mmcv_ops
 from .yaml import use_safe_yaml
 
@@ -14,5 +15,12 @@ serve_mmcv_ops()
 allow_mmengine_checkpoints()
 sanitise_checkpoints()
 use_safe_yaml()
+write_metrics_once()
 
-__all__ = ['allow_mmengine_checkpoints', 'sanitise_checkpoints', 'serve_mmcv_ops', 'use_safe_yaml']
+__all__ = [
+    'allow_mmengine_checkpoints',
+    'sanitise_checkpoints',
+    'serve_mmcv_ops',
+    'use_safe_yaml',
+    'write_metrics_once',
+]

@@ -459,7 +459,7 @@ def test_no_prediction_at_all(scene, backend):
 
 
 def test_metric_items_and_registry(scene):
-    metric = METRICS.build(dict(type='CocoBoundaryMetric', ann_file=scene.file, metric='boundary'))
+    metric = METRICS.build(dict(type='mmdet.CocoBoundaryMetric', ann_file=scene.file, metric='boundary'))
     assert metric.backend == 'faster-coco-eval'
     values = evaluate(scene, scene.samples(2), metric='boundary', metric_items=['mAP_75', 'AR@100'])
     assert list(values) == ['coco/boundary_mAP_75', 'coco/boundary_AR@100']

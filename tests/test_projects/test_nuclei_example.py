@@ -97,6 +97,7 @@ def scalars(work_dir):
     return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('mmdet_alone')
 def test_train_resume_and_test_with_mmdets_own_tools(python, project):
     found = run(python, project, '-c', "import importlib.util; print(importlib.util.find_spec('mmdet_edge').origin)")

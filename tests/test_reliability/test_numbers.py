@@ -59,8 +59,7 @@ FLOATS = [torch.float32, torch.float32, torch.float64, torch.float16, torch.bflo
 SIDES = st.one_of(st.integers(2, 9), st.sampled_from([14, 28]))
 
 
-@settings(deadline=None, max_examples=10_000, derandomize=True)
-@given(
+CASES = dict(
     seed=st.integers(0, 2**32 - 1),
     num=st.integers(0, 4),
     size=st.tuples(SIDES, SIDES),
@@ -73,7 +72,9 @@ SIDES = st.one_of(st.integers(2, 9), st.sampled_from([14, 28]))
     loss_weight=st.floats(0, 10),
     flip=st.sampled_from(list(FLIPS)),
 )
-def test_properties(
+
+
+def check_properties(
     seed, num, size, pred_dtype, target_dtype, filters, exponent, smooth, padding_mode, loss_weight, flip
 ):
     if pred_dtype == torch.float16:
@@ -98,6 +99,19 @@ def test_properties(
     if all(flip in KEEPS[name] for name in filters):
         loss.loss_weight = 1
         torch.testing.assert_close(loss(FLIPS[flip](pred), FLIPS[flip](target)), each, rtol=1e-4, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=300)
+@given(**CASES)
+def test_properties(**case):
+    check_properties(**case)
+
+
+@pytest.mark.soak
+@settings(deadline=None, max_examples=10_000)
+@given(**CASES)
+def test_properties_of_many_examples(**case):
+    check_properties(**case)
 
 
 @pytest.mark.parametrize('name', EDGE_FILTERS)

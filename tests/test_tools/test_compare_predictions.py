@@ -41,6 +41,7 @@ def arguments(shapes, checkpoints, out, *more, configs=(BASELINE, EDGE)):
     return [*pairs, '--out', out, *more, '--cfg-options', *options]
 
 
+@pytest.mark.slow
 def test_compares(shapes, checkpoints, tmp_path):
     output = run_python(TOOL, *arguments(shapes, checkpoints, tmp_path, '--num-images', '2', '--score-thr', '0'))
     assert lines_with(output, r'mean mask IoU of \d+ objects in 5 images: A 0\.\d{4} \(mask-rcnn_r18_fpn_1xb4-300i')
@@ -68,6 +69,7 @@ def test_compares(shapes, checkpoints, tmp_path):
     assert index['a']['name'].startswith(f'{EDGE.stem}, ') and index['a']['name'].endswith('/a.pth')
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_in_one_line(shapes, checkpoints, tmp_path, monkeypatch):
     def error(*args, **options):
         command = [TOOL, *arguments(shapes, *args, **options)]

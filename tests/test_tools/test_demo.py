@@ -3,9 +3,12 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from .conftest import ROOT
 
 
+@pytest.mark.slow
 def test_ctrl_c_prints_how_to_resume_after_the_tool_has_ended(tmp_path):
     slow = tmp_path / 'slow.py'
     slow.write_text(

@@ -45,6 +45,7 @@ def last_rank(work_dir):
     return max(pid for pid, parent, _ in rows if parent == launcher)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('fault', 'processes'),
     [

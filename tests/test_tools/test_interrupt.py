@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from .conftest import CONFIGS, ROOT
 
 EDGE = CONFIGS / 'mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
 
 
+@pytest.mark.slow
 def test_interrupting_a_training_run_prints_how_to_resume(shapes, tmp_path):
     process = subprocess.Popen(
         [sys.executable, ROOT / 'tools' / 'train.py', EDGE, '--work-dir', tmp_path, '--cfg-options',

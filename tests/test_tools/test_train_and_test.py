@@ -137,6 +137,7 @@ def half_empty(shapes, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_one_without_objects(half_empty, tmp_path):
     more = {
         'train_dataloader.dataset.filter_cfg': None,
@@ -170,31 +171,11 @@ def test_two_processes_one_without_objects(half_empty, tmp_path):
     ('tool', 'args', 'message'),
     [
         ('train.py', ['nowhere.py'], 'config file not found: nowhere.py'),
-        (
-            'train.py',
-            [EDGE, '--cfg-options', 'data_root=/nowhere'],
-            'data root not found: /nowhere/',
-        ),
-        ('train.py', [EDGE, '--resume', 'x.pth'], 'checkpoint not found: x.pth'),
         ('test.py', [EDGE, '/nowhere/x.pth'], 'checkpoint not found: /nowhere/x.pth'),
-        (
-            'test.py',
-            [EDGE, 'x.pth', '--out', 'x.json'],
-            '--out: predictions are written to a pickle',
-        ),
-        ('test.py', [EDGE, CONFIGS], 'checkpoint not found: '),
-        ('train.py', [EDGE, '--amp'], 'mixed precision needs a GPU'),
-        ('test.py', [EDGE, CONFIGS / 'metafile.yml', '--tta'], '--tta: mmdet'),
-        (
-            'train.py',
-            [BASELINE, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'],
-            'auto_scale_lr',
-        ),
     ],
 )
-def test_a_users_mistake_is_one_line(tool, args, message, shapes, tmp_path):
-    if 'resume' in str(args):
-        args = [*args, '--cfg-options', f'data_root={shapes}']
+def test_a_users_mistake_is_one_line(tool, args, message, tmp_path):
+    """In a process of its own; test_preflight has the other mistakes."""
     output = run_python(tool, *args, '--work-dir', tmp_path / 'run', code=1)
     assert 'Traceback' not in output
     (line,) = lines_with(output, '^error: ')
@@ -211,6 +192,7 @@ def test_a_mistake_in_a_distributed_job_is_one_line(script, tmp_path):
     assert line.startswith('error: ') and 'not found' in line
 
 
+@pytest.mark.slow
 def test_only_damaged_checkpoints_end_a_distributed_job_with_one_line(shapes, tmp_path):
     (tmp_path / 'iter_1.pth').write_bytes(b'')
     command = ['bash', ROOT / 'tools' / 'dist_train.sh', EDGE, 2, '--work-dir', tmp_path, '--resume']
@@ -229,6 +211,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='reads the names of threads from /proc')
 def test_gloo_has_ended_when_the_interpreter_does(shapes, tmp_path):
     """Its threads can abort a process that has done its work."""

@@ -32,6 +32,7 @@ def results(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_tables_and_choice(results):
     printed = run_python(TOOL, *results, '--budget', 60, '--candidates', 'bold', 'safe', 'other')
     assert '| baseline | 0.1 | 2 | 0.8050 | 0.1000 | 0.5000 | 0.5000 | 0.5000 |' in printed
@@ -50,6 +51,7 @@ def test_no_such_results(tmp_path):
     assert 'error: ' in run_python(TOOL, tmp_path / 'none.jsonl', '--budget', 60, code=1)
 
 
+@pytest.mark.slow
 def test_time_mask_losses():
     spec = ROOT / 'benchmarks/convergence/specs/animals_mask-branch.py'
     names = ['baseline', 'sobel-p2-w3', 'lovasz-w1', 'focal-w4', 'dice-w10']

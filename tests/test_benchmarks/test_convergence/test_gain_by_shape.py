@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pytest
 
 from ...test_tools.conftest import run_python
 
 
+@pytest.mark.slow
 def test_gain_by_shape(tmp_path):
     boxes, combs = np.zeros((2, 10, 8, 8), bool)
     boxes[:, 2:6, 2:6] = combs[:, 2:6, 1:8:2] = True

@@ -321,6 +321,7 @@ def options(**more):
     return ['--cfg-options', *(f'{key}={value}' for key, value in values.items())]
 
 
+@pytest.mark.slow
 def test_full_training(shapes_folder, tmp_path):
     """Everything is trained; with another option from scratch, not from the checkpoint that is there."""
 
@@ -347,6 +348,7 @@ def test_full_training(shapes_folder, tmp_path):
     assert first['config_sha256'] != second['config_sha256'] and first['metrics'] != second['metrics']
 
 
+@pytest.mark.slow
 def test_features_come_from_a_detector(shapes_folder, tmp_path):
     path = write_spec(tmp_path, budgets=(2,), seeds=(0,))
     # As many channels as the detector has, and classes.

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from ...test_tools.conftest import run_python
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_equals_an_undisturbed_one(tmp_path):
     # In a step, inside the write of a checkpoint, with a truncated checkpoint after it, with a full disk.
     run_python('benchmarks.reliability.kill_and_resume', '--kills', 4, '--work-dir', tmp_path / 'kill')
