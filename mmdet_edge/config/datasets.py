@@ -17,6 +17,11 @@ def inner_datasets(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
         yield from inner_datasets(inner)
 
 
+def datasets_of(cfg: Config, split: str) -> list[ConfigDict]:
+    """Return the configs of the data sets of a split, 'train', 'val' or 'test', that read files."""
+    return list(inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')))
+
+
 def loading_step(dataset: ConfigDict, name: str) -> ConfigDict | None:
     """Return the first step of a data set's pipeline whose type ends in a name, such as 'LoadAnnotations'."""
     return next((step for step in dataset.get('pipeline') or [] if type_of(step)[1].endswith(name)), None)

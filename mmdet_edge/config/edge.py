@@ -1,12 +1,11 @@
 """Edits of parsed configs: the edge loss for any config of mmdet, and the import that it needs."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mmengine.config import Config, ConfigDict
 
-from .types import type_of
+from .types import as_list, type_of, walk
 
 EDGE_TWINS = {
     'FCNMaskHead': 'EdgeAgreementMaskHead',
@@ -16,6 +15,7 @@ EDGE_TWINS = {
 }
 """mmdet's FCN-like mask head -> its counterpart with an edge loss."""
 
+_KNOWN = ', '.join(EDGE_TWINS)
 _WHOLE_IMAGE = 'for masks of the whole image, make its loss_mask a SumMaskLoss with an EdgeLoss'
 _PLAIN_HEADS = {edge: plain for plain, edge in EDGE_TWINS.items()}
 
@@ -56,11 +56,13 @@ def apply_edge_agreement(cfg: Config, loss_edge: dict | None = None, stages: str
     model = cfg.get('model') or ConfigDict()
     # All checks come before the first change.
     changes = [
-        (roi_head, _change_stages(name, roi_head, loss_edge, stages)) for name, roi_head in _roi_heads(model, 'model')
+        (part, _change_stages(name, part, loss_edge, stages))
+        for name, part in walk(model, 'model')
+        if isinstance(part, dict) and part.get('mask_head')
     ]
     if not changes:
         raise ValueError(
-            f'apply_edge_agreement: expected a model with a mask head of type {_known()}, got one of type '
+            f'apply_edge_agreement: expected a model with a mask head of type {_KNOWN}, got one of type '
             f'{model.get("type")} without any mask_head; it predicts boxes only, or its masks do not come from RoIs '
             f'({_WHOLE_IMAGE})'
         )
@@ -70,28 +72,11 @@ def apply_edge_agreement(cfg: Config, loss_edge: dict | None = None, stages: str
 
 
 def import_mmdet_edge(cfg: Config) -> None:
-    """Add the import of this package to a config, so that its dump works with any training or test script.
-
-    Args:
-        cfg (Config): Changed in place; other ``custom_imports`` stay.
-    """
+    """Add the import of this package to a config, in place, so that its dump works with any training or test script."""
     custom_imports = dict(cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False))
-    imports = custom_imports['imports']
-    imports = [imports] if isinstance(imports, str) else list(imports)
+    imports = as_list(custom_imports['imports'])
     if 'mmdet_edge' not in imports:
         cfg.custom_imports = {**custom_imports, 'imports': [*imports, 'mmdet_edge']}
-
-
-def _roi_heads(node: Any, name: str) -> Iterator[tuple[str, ConfigDict]]:
-    """Yield the name and config of each part of the model that has a mask head."""
-    if isinstance(node, dict):
-        if node.get('mask_head'):
-            yield name, node
-        for key, value in node.items():
-            yield from _roi_heads(value, f'{name}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for index, value in enumerate(node):
-            yield from _roi_heads(value, f'{name}.{index}')
 
 
 def _change_stages(
@@ -114,7 +99,7 @@ def _change_stages(
 
 def _check_head(name: str, type_name: str, only_scnet: bool) -> None:
     """Check that a mask head has a counterpart that works in its RoI head."""
-    expected = f'apply_edge_agreement: {name} must be of type {_known()}, got {type_name}'
+    expected = f'apply_edge_agreement: {name} must be of type {_KNOWN}, got {type_name}'
     if type_name == 'CoarseMaskHead':
         raise ValueError(
             f'{expected}; its map of 7x7 pixels is too coarse for edge filters, whose 3x3 pixels would span half an '
@@ -168,7 +153,3 @@ def _change_head(head: ConfigDict, loss_edge: dict | None, edge: bool) -> Config
         head.pop('loss_edge', None)
         head.pop('feature_grad_scale', None)
     return head
-
-
-def _known() -> str:
-    return ', '.join(EDGE_TWINS)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.utils import apply_to
 
 from mmdet_edge.errors import UserError
 
-from .datasets import evaluators_of, inner_datasets
+from .datasets import datasets_of, evaluators_of
 from .edge import import_mmdet_edge
 from .types import as_list, type_of
 
@@ -23,19 +23,12 @@ def override_data_root(cfg: Config, old: str, new: str) -> None:
     if not old:
         raise UserError(f'the config has no data_root to replace with {new}: set the paths of its data sets one by one')
     old, new = old.rstrip('/'), new.rstrip('/')
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, dict):
-            for key in value:
-                value[key] = moved(value[key])
-        elif isinstance(value, (list, tuple)):
-            return type(value)(moved(item) for item in value)
-        elif isinstance(value, str) and f'{value}/'.startswith(f'{old}/'):
-            return new + value[len(old) :]
-        return value
-
     for key in cfg:
-        cfg[key] = moved(cfg[key])
+        cfg[key] = apply_to(
+            cfg[key],
+            lambda value: isinstance(value, str) and f'{value}/'.startswith(f'{old}/'),
+            lambda path: new + path[len(old) :],
+        )
 
 
 def use_boundary_metric(cfg: Config, splits: Sequence[str]) -> None:
@@ -103,14 +96,9 @@ def use_tta(cfg: Config) -> None:
             "--tta: mmdet's DetTTAModel merges boxes but no masks; give the config a tta_model that does, or test "
             'without --tta'
         )
-    cfg.setdefault(
-        'tta_model',
-        dict(
-            type='DetTTAModel',
-            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
-        ),
-    )
-    datasets = list(inner_datasets((cfg.get('test_dataloader') or {}).get('dataset')))
+    tta_cfg = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    cfg.setdefault('tta_model', dict(type='DetTTAModel', tta_cfg=tta_cfg))
+    datasets = datasets_of(cfg, 'test')
     if 'tta_pipeline' not in cfg and datasets:
         meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
         flips = dict(

@@ -3,7 +3,7 @@
 import importlib.util
 import pickle
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,14 @@ from mmengine.model import BaseTTAModel
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmdet_edge.config.types import type_of
+from mmdet_edge.config.types import type_of, walk
 from mmdet_edge.errors import UserError, one_line, some
 
 from .paths import exists, is_local
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read the checkpoint of a model into main memory, without running what it may hold.
-
-    Args:
-        path (str): Path or URL.
+    """Read the checkpoint of a model, a path or URL, into main memory, without running what it may hold.
 
     Returns:
         dict[str, Any]: As mmengine writes it, with ``state_dict``; that of a bare state dict too.
@@ -122,8 +119,11 @@ def check_checkpoint(path: str, model: nn.Module | None = None, whole: bool = Tr
 
 def check_pretrained(model: ConfigDict) -> None:
     """Raise UserError if a model's pretrained weights are a file that is missing or damaged, or need torchvision."""
-    for name, init_cfg in _init_cfgs(model, 'model'):
-        checkpoint = init_cfg.get('checkpoint') or ''
+    for name, part in walk(model, 'model'):
+        # The class has another name than in the registry.
+        if not isinstance(part, dict) or type_of(part)[1] not in ('Pretrained', 'PretrainedInit'):
+            continue
+        checkpoint = part.get('checkpoint') or ''
         if checkpoint.startswith('torchvision://') and not importlib.util.find_spec('torchvision'):
             raise UserError(
                 f'{name} is {checkpoint}, but torchvision is not installed: install the release that fits your torch '
@@ -133,16 +133,3 @@ def check_pretrained(model: ConfigDict) -> None:
             raise UserError(f'weights not found: {name} is {checkpoint}')
         if checkpoint and is_local(checkpoint):
             check_checkpoint(checkpoint)
-
-
-def _init_cfgs(cfg: Any, name: str) -> Iterator[tuple[str, dict]]:
-    """Yield the name and config of every pretrained ``init_cfg`` of a model."""
-    if isinstance(cfg, dict):
-        # The class has another name than in the registry.
-        if type_of(cfg)[1] in ('Pretrained', 'PretrainedInit'):
-            yield name, cfg
-        for key, value in cfg.items():
-            yield from _init_cfgs(value, f'{name}.{key}')
-    elif isinstance(cfg, (list, tuple)):
-        for index, value in enumerate(cfg):
-            yield from _init_cfgs(value, f'{name}.{index}')

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine import list_from_file
 from mmengine.config import Config, ConfigDict
 
-from mmdet_edge.config.datasets import evaluators_of, inner_datasets, loading_step, loads_masks
+from mmdet_edge.config.datasets import datasets_of, evaluators_of, loading_step, loads_masks
 from mmdet_edge.config.types import as_list, type_of
 from mmdet_edge.errors import UserError, some
 
@@ -32,12 +32,8 @@ ORIENTATION = 0x0112
 def check_data(cfg: Config, splits: Sequence[str], classes: Sequence[str] | None = None) -> None:
     """Check that the files of the data sets are there, what the annotation files say, and that they fit each other.
 
-    Each annotation file is read once; warnings go to the standard error.
-
-    Args:
-        cfg (Config): The config.
-        splits (Sequence[str]): Of 'train', 'val', 'test', those that will run.
-        classes (Sequence[str], optional): Classes of the checkpoint. Defaults to None: not compared.
+    Each annotation file is read once; warnings go to the standard error. ``splits`` are those of 'train', 'val', 'test'
+    that will run; ``classes`` of the checkpoint are compared if they are given.
 
     Raises:
         UserError: At the first folder or file that is missing, or annotation file with errors; if the data sets do not
@@ -45,20 +41,28 @@ def check_data(cfg: Config, splits: Sequence[str], classes: Sequence[str] | None
     """
     uses: dict[str, list[Use]] = {}
     for split in splits:
-        for dataset in inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+        loaders: list[tuple[str, Use]] = []
+        for dataset in datasets_of(cfg, split):
             _check_paths(dataset, f'{split}_dataloader')
-            for path, use in uses_of(dataset, split):
-                uses.setdefault(path, []).append(use)
-        for path, use in _uses_of_metrics(cfg, split, uses):
+            loaders += uses_of(dataset, split)
+        for path, use in [*loaders, *_uses_of_metrics(cfg, split, [use.classes for _, use in loaders])]:
             uses.setdefault(path, []).append(use)
     _check_agreement([use for its_uses in uses.values() for use in its_uses], classes)
-    reports = {path: check_annotations(path, its_uses) for path, its_uses in uses.items()}
-    for report in reports.values():
-        _print(report)
-    if 'train' in splits:
-        _check_left(cfg, reports.values())
+    reports = [check_annotations(path, its_uses) for path, its_uses in uses.items()]
+    for report in reports:
+        for text in report.warnings:
+            _warn(text)
+        if report.errors:
+            raise UserError('\nerror: '.join(report.errors))
     for split in splits:
-        _check_images(cfg, split, uses, reports)
+        datasets = datasets_of(cfg, split)
+        loaded = [report for report in reports if f'{split}_dataloader' in report.left_out]
+        # Otherwise some are read in a way of their own.
+        if loaded and len(loaded) == len({_path_of(dataset) for dataset in datasets}):
+            if split == 'train':
+                _check_left(loaded)
+            evaluated = [report for report in reports if f'{split}_evaluator' in report.left_out]
+            _check_images(split, datasets, loaded, evaluated)
 
 
 def _check_agreement(uses: Sequence[Use], classes: Sequence[str] | None) -> None:
@@ -78,15 +82,10 @@ def _check_agreement(uses: Sequence[Use], classes: Sequence[str] | None) -> None
             _warn(f'{where} has other names of classes than {first}: {some(others)} and {some(expected)}')
 
 
-def _check_left(cfg: Config, reports: Iterable[Report]) -> None:
+def _check_left(reports: Sequence[Report]) -> None:
     """Check that objects are left to train on."""
-    parts = list(inner_datasets(cfg.train_dataloader.get('dataset')))
-    used = [report for report in reports if 'train_dataloader' in report.left_out]
-    if len(used) != len({_path_of(part) for part in parts}):
-        # The others are read in a way of their own.
-        return
-    total = sum(report.num_objects for report in used)
-    reasons = sum((report.left_out['train_dataloader'] for report in used), Counter())
+    total = sum(report.num_objects for report in reports)
+    reasons = sum((report.left_out['train_dataloader'] for report in reports), Counter())
     left = total - sum(reasons.values())
     why = ', '.join(f'{number} {reason}' for reason, number in reasons.items()) or 'there are none'
     if not left:
@@ -95,8 +94,8 @@ def _check_left(cfg: Config, reports: Iterable[Report]) -> None:
         _warn(f'train_dataloader: {left} of {total} objects are left to train on: {why}')
 
 
-def _uses_of_metrics(cfg: Config, split: str, uses: dict[str, list[Use]]) -> Iterator[tuple[str, Use]]:
-    """Yield the ground truth of the metrics of a split that are CocoMetric's kind, and what they make of it."""
+def _uses_of_metrics(cfg: Config, split: str, classes: list) -> Iterator[tuple[str, Use]]:
+    """Yield the ground truth of a split's CocoMetrics and its use; ``classes`` are those of each of its data sets."""
     where = f'{split}_evaluator'
     for evaluator in evaluators_of(cfg, split):
         ann_file = None if evaluator.get('backend_args') else evaluator.get('ann_file')
@@ -107,7 +106,6 @@ def _uses_of_metrics(cfg: Config, split: str, uses: dict[str, list[Use]]) -> Ite
         name = type_of(evaluator)[1]
         if not ann_file or not is_local(ann_file) or name not in COCO_METRICS or evaluator.get('format_only'):
             continue
-        loaders = [use for its_uses in uses.values() for use in its_uses if use.where == f'{split}_dataloader']
         metrics = {*as_list(evaluator.get('metric', 'bbox'))}
         is_fast = name == 'CocoBoundaryMetric' and evaluator.get('backend') != 'pycocotools'
         yield (
@@ -115,7 +113,7 @@ def _uses_of_metrics(cfg: Config, split: str, uses: dict[str, list[Use]]) -> Ite
             Use(
                 where,
                 # What sorts the categories has an order of its own.
-                loaders[0].classes if loaders and not evaluator.get('sort_categories') else None,
+                classes[0] if classes and not evaluator.get('sort_categories') else None,
                 with_masks=bool({'segm', 'boundary'} & metrics),
                 metric=name,
                 is_pycocotools=not (is_fast and importlib.util.find_spec('faster_coco_eval')),
@@ -123,24 +121,19 @@ def _uses_of_metrics(cfg: Config, split: str, uses: dict[str, list[Use]]) -> Ite
         )
 
 
-def _check_images(cfg: Config, split: str, uses: dict[str, list[Use]], reports: dict[str, Report]) -> None:
+def _check_images(
+    split: str, datasets: Sequence[ConfigDict], loaders: Sequence[Report], evaluators: Sequence[Report]
+) -> None:
     """Check that the metrics of a split read the images that they get predictions for."""
-    paths = {
-        where: [path for path, its_uses in uses.items() if any(use.where == f'{split}_{where}' for use in its_uses)]
-        for where in ('dataloader', 'evaluator')
-    }
-    parts = list(inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')))
-    if not paths['dataloader'] or len(paths['dataloader']) != len({_path_of(part) for part in parts}):
-        return
-    loaded = {number: image for path in paths['dataloader'] for number, image in reports[path].images.items()}
-    for report in (reports[path] for path in paths['evaluator']):
+    loaded = {number: image for report in loaders for number, image in report.images.items()}
+    for report in evaluators:
         other = [number for number, image in loaded.items() if report.images.get(number) != image]
         if other:
             raise UserError(
                 f'{split}_evaluator: {len(other)} of the {len(loaded)} images of {split}_dataloader are not in '
                 f'{report.path}, or are other images there: {some(other)}. Give both the same ann_file'
             )
-        number = sum(_length(part.get('indices'), len(loaded)) for part in parts)
+        number = sum(_length(part.get('indices'), len(loaded)) for part in datasets)
         if len(report.images) > min(number, len(loaded)):
             _warn(
                 f'{split}_evaluator: {report.path} has {len(report.images)} images and {split}_dataloader gives '
@@ -164,13 +157,6 @@ def _path_of(dataset: ConfigDict) -> str:
 
 def _warn(text: str) -> None:
     print(f'warning: {text}', file=sys.stderr)
-
-
-def _print(report: Report) -> None:
-    for text in report.warnings:
-        _warn(text)
-    if report.errors:
-        raise UserError('\nerror: '.join(report.errors))
 
 
 def _check_paths(dataset: ConfigDict, where: str) -> None:

@@ -12,21 +12,15 @@ from mmengine.model import BaseTTAModel
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdet_edge.config.datasets import inner_datasets, loads_masks
+from mmdet_edge.config.datasets import datasets_of, loads_masks
 from mmdet_edge.config.types import as_list
 from mmdet_edge.errors import UserError, one_line
 
 
 def build_model(cfg: Config, splits: Sequence[str] = ()) -> nn.Module:
-    """Build the model of a config, and check that its parts fit each other and the data.
+    """Build the model of a config as mmengine would, without pretrained weights; check that its parts fit the data.
 
-    Args:
-        cfg (Config): The config.
-        splits (Sequence[str]): Of 'val' and 'test', those whose data it must fit beside the training data. Defaults to
-            ().
-
-    Returns:
-        nn.Module: The model, as mmengine would build it, without pretrained weights.
+    ``splits`` are those of 'val' and 'test' whose data it must fit beside the training data.
 
     Raises:
         UserError: If it cannot be built, or a mask head does not fit ``train_cfg.rcnn.mask_size``, the classes of the
@@ -50,15 +44,14 @@ def build_model(cfg: Config, splits: Sequence[str] = ()) -> nn.Module:
     roi_head = getattr(model.module if isinstance(model, BaseTTAModel) else model, 'roi_head', None)
     if roi_head is not None:
         for split in dict.fromkeys(('train', *splits)):
-            for dataset in inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            for dataset in datasets_of(cfg, split):
                 _check_classes(roi_head, dataset, DATA[split])
         with_mask = getattr(roi_head, 'with_mask', False)
-        for dataset in inner_datasets((cfg.get('train_dataloader') or {}).get('dataset')):
-            if with_mask and loads_masks(dataset) is False:
-                raise UserError(
-                    'the model has a mask head, but the training data come without masks: set with_mask=True of '
-                    'LoadAnnotations in the pipeline of train_dataloader, or mask_head=None in roi_head'
-                )
+        if with_mask and any(loads_masks(dataset) is False for dataset in datasets_of(cfg, 'train')):
+            raise UserError(
+                'the model has a mask head, but the training data come without masks: set with_mask=True of '
+                'LoadAnnotations in the pipeline of train_dataloader, or mask_head=None in roi_head'
+            )
         if with_mask:
             _check_masks(roi_head)
     return model

@@ -57,10 +57,7 @@ def check_parts(cfg: Config, splits: Sequence[str]) -> None:
     """Check the parts of a config beside the model: each type is looked up, its options compared with what it takes.
 
     Transforms, and COCO's metrics without their annotation file, are built too: that is quick and leaves nothing.
-
-    Args:
-        cfg (Config): The config.
-        splits (Sequence[str]): Of 'train', 'val', 'test', those that will run.
+    ``splits`` are those of 'train', 'val', 'test' that will run.
 
     Raises:
         UserError: At the first type or option that there is not, or value that its part refuses; the message says

@@ -22,10 +22,7 @@ def exists(root: str, path: str, is_there: Callable[[Path], bool] = Path.exists)
 def check_writable(what: str, path: Any, is_folder: bool = True) -> None:
     """Raise UserError if a folder or file cannot be written; nothing is made.
 
-    Args:
-        what (str): Name of the option or setting; opens the error message.
-        path (str | Path): The folder or file.
-        is_folder (bool): Whether it is a folder. Defaults to True.
+    ``what``, the name of an option or setting, opens the message.
     """
     path = Path(path)
     if path.exists() and path.is_dir() != is_folder:

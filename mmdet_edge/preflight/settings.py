@@ -15,7 +15,7 @@ from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmdet_edge.config.datasets import evaluators_of
-from mmdet_edge.config.types import as_list, type_of
+from mmdet_edge.config.types import as_list, type_of, walk
 from mmdet_edge.errors import UserError
 
 from .parts import find_type
@@ -42,19 +42,12 @@ def check_names(names: Iterable[str], known: set[str], where: str, cutoff: float
             )
 
 
-NEEDED = {
-    'train': ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
-    'val': (),
-    'test': ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'),
+TOGETHER = {
+    'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
+    'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
-"""Split -> sections that the runner cannot do without."""
-
-TOGETHER = (
-    ('train_dataloader', 'train_cfg', 'optim_wrapper'),
-    ('val_dataloader', 'val_cfg', 'val_evaluator'),
-    ('test_dataloader', 'test_cfg', 'test_evaluator'),
-)
-"""Sections of which the runner takes all or none."""
+"""Split -> sections of which the runner takes all or none."""
 
 DICTS = (
     *('model', 'optim_wrapper', 'default_hooks', 'visualizer'),
@@ -85,9 +78,11 @@ def check_sections(cfg: Config, splits: Sequence[str]) -> None:
     """Raise UserError if a section that the splits need is missing or None, or one is of mmdet 2 and now ignored."""
     for key, new in OLD_SECTIONS.items():
         # A variable that the config has used for a section of today is none.
-        if cfg.get(key) is not None and not any(_holds(cfg.get(name), cfg[key]) for name in sections()):
+        used = (part for name in sections() for _, part in walk(cfg.get(name)))
+        if cfg.get(key) is not None and not any(part == cfg[key] for part in used):
             raise UserError(f'the config has {key}, a section of mmdet 2 that mmdet 3 ignores: it is {new} now')
-    for key in (key for split in splits for key in NEEDED[split]):
+    # A run can do without validation.
+    for key in (key for split in splits if split != 'val' for key in ('model', *TOGETHER[split])):
         if cfg.get(key) is None:
             near = difflib.get_close_matches(key, set(cfg) - sections(), n=1)
             hint = f'; it has {near[0]!r}: a typo?' if near else ''
@@ -95,21 +90,13 @@ def check_sections(cfg: Config, splits: Sequence[str]) -> None:
     for key in DICTS:
         if not isinstance(cfg.get(key) or {}, dict):
             raise UserError(f'{key} must be a dict, got {cfg[key]!r}')
-    for keys in TOGETHER:
+    for keys in TOGETHER.values():
         missing = [key for key in keys if cfg.get(key) is None]
         if 0 < len(missing) < len(keys):
             raise UserError(
                 f'the config has no {" and no ".join(missing)}: the runner takes all of {", ".join(keys)}, or, with '
                 'each of them None, none'
             )
-
-
-def _holds(part: Any, value: Any) -> bool:
-    """Return whether a value is somewhere in a part of a config."""
-    if part == value:
-        return True
-    inner = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else ()
-    return any(_holds(item, value) for item in inner)
 
 
 BACKENDS = {
