@@ -107,22 +107,14 @@ class Report:
 
 
 def check_annotations(path: str, uses: Sequence[Use]) -> Report:
-    """Read a COCO annotation file once, and report all problems that its uses have with it.
+    """Read a COCO annotation file once, and report all problems that its ``uses`` have with it.
 
     Errors are what a run would be silently wrong with (labels that mean another class, objects of unknown images or
     categories, numbers that are none) or fail on later. Warnings are what mmdet skips. Boxes that reach over the border
     of the image and polygons that cross themselves are neither: mmdet clips the ones and fills the others.
 
-    Args:
-        path (str): The file.
-        uses (Sequence[Use]): What reads it.
-
-    Returns:
-        Report: The problems.
-
-    Note:
-        The images are looked for, and the headers of up to 1000 of them, evenly spread, are read for their size; only
-        one that EXIF turns is decoded.
+    The images are looked for, and the headers of up to 1000 of them, evenly spread, are read for their size; only one
+    that EXIF turns is decoded.
     """
     report = Report(path)
     content = _read(path, any(use.needs_objects for use in uses), report)
@@ -223,30 +215,10 @@ def _read_images(images: list[Any], named: bool, report: Report) -> dict[Any, Im
     return found
 
 
-class Mask(IntEnum):
-    """What a segmentation is."""
-
-    NOTHING = 0
-    NO_POLYGON = 1
-    NOT_FINITE = 2
-    OUTSIDE = 3
-    FLAT = 4
-    POLYGON = 5
-    OTHER_SIZE = 6
-    BROKEN = 7
-    RUN_LENGTH = 8
-    NOT_READ = 9
-
-
-class Crowd(IntEnum):
-    """What an object's ``iscrowd`` is."""
-
-    NO = 0
-    YES = 1
-    NOT_THERE = 2
-    NULL = 3
-    OTHER = 4
-
+# What a segmentation is: lists of polygons up to POLYGON, run lengths up to RUN_LENGTH.
+Mask = IntEnum('Mask', 'NOTHING NO_POLYGON NOT_FINITE OUTSIDE FLAT POLYGON OTHER_SIZE BROKEN RUN_LENGTH NOT_READ')
+# What an object's iscrowd is: 0, 1, ...
+Crowd = IntEnum('Crowd', 'NO YES NOT_THERE NULL OTHER', start=0)
 
 COLUMNS = (
     *('left', 'top', 'width', 'height', 'area', 'image_height', 'image_width', 'category', 'crowd', 'ignore'),
@@ -258,12 +230,7 @@ COLUMNS = (
 
 
 class Objects(NamedTuple):
-    """The objects of a file that have the fields of one.
-
-    Args:
-        ids (list): Their ids.
-        table (np.recarray): Their :data:`COLUMNS`, (N,), numbers.
-    """
+    """The ids of the objects of a file that have the fields of one, and their :data:`COLUMNS`, (N,), numbers."""
 
     ids: list[Any]
     table: np.recarray
@@ -390,13 +357,10 @@ def _run_length(counts: Any) -> int | None:
         return None
 
 
-class Level(Enum):
-    """What it means that a rule applies to an object."""
-
-    ERROR = 'the run would fail, or be wrong'
-    WARNING = 'it is taken as it is'
-    LEFT_OUT = 'a warning: it is not trained on'
-    AS_USUAL = 'it is not trained on, as it should be'
+# An object to which a rule applies: the run would fail, or be wrong; it is taken as it is, with a warning; it is not
+# trained on, with a warning; it is not trained on, as it should be.
+Level = Enum('Level', 'ERROR WARNING LEFT_OUT AS_USUAL')
+ERROR, WARNING, LEFT_OUT, AS_USUAL = Level
 
 
 class Rule(NamedTuple):
@@ -418,29 +382,16 @@ def _has_another_box(o: np.recarray, u: Use) -> np.ndarray:
     return has_mask & (o.crowd != Crowd.YES) & ~_box_fits(o, o.left, o.top, o.left + o.width, o.top + o.height)
 
 
-def _has_corners_as_box(o: np.recarray, u: Use) -> np.ndarray:
-    return _has_another_box(o, u) & _box_fits(o, o.left, o.top, o.width, o.height)
-
-
-def _is_lost_run_length(o: np.recarray, u: Use) -> np.ndarray:
-    return (o.mask == Mask.RUN_LENGTH) & (u.is_training and not u.poly2mask)
-
-
-def _is_in_small_image(o: np.recarray, u: Use) -> np.ndarray:
-    return (np.minimum(o.image_height, o.image_width) < u.min_size) & u.is_training
-
-
-def _starts_with_a_point(o: np.recarray, u: Use) -> np.ndarray:
-    return (o.mask < Mask.OTHER_SIZE) & (o.first <= 4) & u.is_pycocotools
-
-
-ERROR, WARNING, LEFT_OUT, AS_USUAL = Level
 NULL_CROWD = "objects whose iscrowd is null, which COCO's evaluation fails on: make it 0"
 NO_CROWD = 'objects without iscrowd, which pycocotools fails on: make it 0'
 NO_CLASS = 'objects of categories that are not among the classes of the config: left out'
+TOO_SMALL = 'objects smaller than one pixel (width, height or area): left out'
+OTHER_SIZE = 'objects with a run-length mask of another size than their image'
 POINT_FIRST = 'objects whose first polygon has fewer than 3 points, which pycocotools fails on'
 NO_POLYGON = 'objects without a polygon of 3 points or more: not trained on, and never found in an evaluation'
 LOST_RUN_LENGTH = 'objects with a run-length mask, which LoadAnnotations leaves out with poly2mask=False'
+SMALL_IMAGE = 'in images below filter_cfg.min_size'
+NO_PIXEL = 'objects with a run-length mask without a pixel: an empty mask'
 CORNERS = "objects whose bbox looks like x1, y1, x2, y2: COCO's is x, y, width, height"
 
 RULES = (
@@ -449,33 +400,21 @@ RULES = (
     Rule(ERROR, NO_CROWD, lambda o, u: (o.crowd == Crowd.NOT_THERE) & u.is_pycocotools),
     Rule(AS_USUAL, 'with "ignore"', lambda o, u: (o.ignore > 0) & (not u.metric)),
     Rule(LEFT_OUT, NO_CLASS, lambda o, u: o.is_class == 0),
-    Rule(
-        LEFT_OUT,
-        'objects smaller than one pixel (width, height or area): left out',
-        lambda o, u: (o.width < 1) | (o.height < 1) | (o.area <= 0),
-    ),
+    Rule(LEFT_OUT, TOO_SMALL, lambda o, u: (o.width < 1) | (o.height < 1) | (o.area <= 0)),
     Rule(LEFT_OUT, 'objects with a bbox outside their image: left out', _is_outside),
     Rule(ERROR, 'objects without a segmentation', lambda o, u: o.mask == Mask.NOTHING),
     Rule(ERROR, 'objects with a polygon that is not of finite numbers', lambda o, u: o.mask == Mask.NOT_FINITE),
-    Rule(
-        ERROR,
-        'objects with a run-length mask of another size than their image',
-        lambda o, u: o.mask == Mask.OTHER_SIZE,
-    ),
+    Rule(ERROR, OTHER_SIZE, lambda o, u: o.mask == Mask.OTHER_SIZE),
     Rule(ERROR, 'objects with a run-length mask that does not fill its size', lambda o, u: o.mask == Mask.BROKEN),
-    Rule(ERROR, POINT_FIRST, _starts_with_a_point),
+    Rule(ERROR, POINT_FIRST, lambda o, u: (o.mask < Mask.OTHER_SIZE) & (o.first <= 4) & u.is_pycocotools),
     Rule(LEFT_OUT, NO_POLYGON, lambda o, u: o.mask == Mask.NO_POLYGON),
     Rule(AS_USUAL, 'with iscrowd=1', lambda o, u: o.crowd == Crowd.YES),
-    Rule(LEFT_OUT, LOST_RUN_LENGTH, _is_lost_run_length),
-    Rule(AS_USUAL, 'in images below filter_cfg.min_size', _is_in_small_image),
+    Rule(LEFT_OUT, LOST_RUN_LENGTH, lambda o, u: (o.mask == Mask.RUN_LENGTH) & u.is_training & (not u.poly2mask)),
+    Rule(AS_USUAL, SMALL_IMAGE, lambda o, u: (np.minimum(o.image_height, o.image_width) < u.min_size) & u.is_training),
     Rule(WARNING, 'objects with a polygon outside their image: an empty mask', lambda o, u: o.mask == Mask.OUTSIDE),
     Rule(WARNING, 'objects with a polygon without an area: an empty mask', lambda o, u: o.mask == Mask.FLAT),
-    Rule(
-        WARNING,
-        'objects with a run-length mask without a pixel: an empty mask',
-        lambda o, u: (o.mask == Mask.RUN_LENGTH) & (o.x2 <= o.x1),
-    ),
-    Rule(WARNING, CORNERS, _has_corners_as_box),
+    Rule(WARNING, NO_PIXEL, lambda o, u: (o.mask == Mask.RUN_LENGTH) & (o.x2 <= o.x1)),
+    Rule(WARNING, CORNERS, lambda o, u: _has_another_box(o, u) & _box_fits(o, o.left, o.top, o.width, o.height)),
     Rule(WARNING, 'objects whose bbox is not that of their mask (IoU below 0.5)', _has_another_box),
 )
 """The first rule that applies to an object is the one that is reported."""
