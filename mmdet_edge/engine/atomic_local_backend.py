@@ -19,14 +19,10 @@ class AtomicLocalBackend(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to a file.
+        """Write bytes to a file; its folder is created if necessary.
 
         They go to a hidden file in the same folder, which is synced to the disk and then renamed to ``filepath``. If
         writing fails, the hidden file is removed.
-
-        Args:
-            obj (bytes): Data to be written.
-            filepath (str | Path): Path of the file; its folder is created if necessary.
 
         Raises:
             OSError: If the data cannot be written, for example because the disk is full.

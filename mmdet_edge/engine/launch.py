@@ -25,7 +25,7 @@ from mmengine.utils import get_installed_path, is_installed
 from mmdet_edge.config.edge import apply_edge_agreement
 from mmdet_edge.config.edits import override_data_root
 from mmdet_edge.config.import_paths import repair_import_paths
-from mmdet_edge.errors import UserError, environment_ranks
+from mmdet_edge.errors import UserError, environment_ranks, one_line
 from mmdet_edge.preflight.settings import check_names, sections
 
 # setuptools < 81 warns at each import, and mmengine cannot do without (see requirements.txt).
@@ -70,7 +70,7 @@ def read_config(config: str | Path) -> Config:
     """Read a config file, or one of an installed package, such as 'mmdet::htc/htc_r50_fpn_1x_coco.py'.
 
     Raises:
-        UserError: If the file does not exist, the environment cannot read it, or a section is misspelt.
+        UserError: If the file or package does not exist, the environment cannot read it, or a section is misspelt.
     """
     try:
         # What mmengine calls for a base such as 'mmdet::...'.
@@ -78,7 +78,10 @@ def read_config(config: str | Path) -> Config:
     except ModuleNotFoundError:
         message = "mmengine needs pkg_resources, which setuptools 82 removed: pip install 'setuptools<81'"
         raise UserError(message) from None
-    path = find_config(str(config))
+    package, separator, name = str(config).partition('::')
+    if separator and not is_installed(package):
+        raise UserError(f'{config}: there is no installed package {package!r}; expected mmdet::FOLDER/CONFIG.py')
+    path = Path(get_installed_path(package), '.mim', 'configs', name) if separator else Path(config)
     if not path.is_file():
         names = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=1)
@@ -90,7 +93,7 @@ def read_config(config: str | Path) -> Config:
         raise UserError(f'{path} inherits from a file that does not exist: {error}') from None
     except Exception as error:
         # A config is a program, which can fail in any way.
-        raise UserError(f'{path} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}') from error
+        raise UserError(f'{path} cannot be read: {type(error).__name__}: {one_line(error)}') from error
     check_names(cfg, sections(), f'{path} has', cutoff=0.85)
     return cfg
 
@@ -126,7 +129,7 @@ def edit_config(
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError) as error:
-        raise UserError(f'--cfg-options {" ".join(options)}: {" ".join(str(error).split())}') from None
+        raise UserError(f'--cfg-options {" ".join(options)}: {one_line(error)}') from None
     name = Path(cfg.filename).stem
     if edge_stages is not None:
         try:
@@ -143,20 +146,6 @@ def edit_config(
     if launcher != 'none' and get_device() == 'cpu':
         distribute_on_cpu(cfg)
     return cfg
-
-
-def find_config(config: str) -> Path:
-    """Return the path of a config file, which may not exist; 'package::path' names one as in a ``_base_`` of mmengine.
-
-    Raises:
-        UserError: If the package is not installed.
-    """
-    package, separator, name = config.partition('::')
-    if not separator:
-        return Path(config)
-    if not is_installed(package):
-        raise UserError(f'{config}: there is no installed package {package!r}; expected mmdet::FOLDER/CONFIG.py')
-    return Path(get_installed_path(package), '.mim', 'configs', name)
 
 
 def distribute_on_cpu(cfg: Config) -> None:

@@ -73,45 +73,37 @@ class AtomicCheckpointHook(CheckpointHook):
         # Rank 0 decides for all.
         error: list[str | None] = [None]
         if is_main_process():
-            try:
-                if runner.cfg.get('load_from'):
-                    self._check_given(runner.cfg.load_from)
-                else:
-                    self._find_intact(runner)
-            except CheckpointError as found:
-                error = [str(found)]
+            path = runner.cfg.get('load_from')
+            if not path:
+                error = [self._find_intact(runner)]
+            elif Path(path).is_file() and (why := _why_unreadable(path)):
+                advice = 'Name another one, or none for the latest intact one in the work dir'
+                error = [f'cannot resume from {path}: {why}. {advice}']
         broadcast_object_list(error)
         if error[0]:
             raise CheckpointError(error[0])
 
-    def _check_given(self, path: str) -> None:
-        """Check the checkpoint that the user names."""
-        if Path(path).is_file() and (why := _why_unreadable(path)):
-            raise CheckpointError(
-                f'cannot resume from {path}: {why}. Name another one, or none for the latest intact one in the work dir'
-            )
-
-    def _find_intact(self, runner: Runner) -> None:
-        """Let ``last_checkpoint`` of the work dir name an intact checkpoint, if there is any checkpoint."""
+    def _find_intact(self, runner: Runner) -> str | None:
+        """Let ``last_checkpoint`` of the work dir name an intact checkpoint; return an error if all are damaged."""
         pointer = Path(runner.work_dir, 'last_checkpoint')
         latest = pointer.read_text().strip() if pointer.exists() else ''
         folder = Path(self.out_dir, Path(runner.work_dir).name) if self.out_dir else Path(runner.work_dir)
-        candidates = list(dict.fromkeys([*([latest] if latest else []), *self._checkpoints(folder)]))
         damaged: list[str] = []
-        for path in candidates:
+        for path in dict.fromkeys([*([latest] if latest else []), *self._checkpoints(folder)]):
             why = _why_unreadable(path)
             if why is None:
                 if damaged:
                     runner.logger.warning(f'{"; ".join(damaged)}: resuming from the one before, {path}')
                 if path != latest:
                     AtomicLocalBackend().put_text(path, pointer)
-                return
+                return None
             damaged.append(f'{path} is damaged ({why})')
-        if damaged:
-            raise CheckpointError(
-                f'cannot resume, no checkpoint can be read: {"; ".join(damaged)}. To start from scratch, leave out '
-                '--resume or use another work dir'
-            )
+        if not damaged:
+            return None
+        return (
+            f'cannot resume, no checkpoint can be read: {"; ".join(damaged)}. To start from scratch, leave out '
+            '--resume or use another work dir'
+        )
 
     def _checkpoints(self, folder: Path) -> list[str]:
         """Return the checkpoints in a folder, the latest first."""
@@ -135,16 +127,6 @@ class AtomicCheckpointHook(CheckpointHook):
             for path in Path(self.out_dir).glob(f'.*{UNFINISHED}'):
                 path.unlink()
 
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Save a checkpoint every ``interval`` iterations."""
-        super().after_train_iter(runner, *args, **kwargs)
-        self._remove_outdated()
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Save a checkpoint every ``interval`` epochs."""
-        super().after_train_epoch(runner)
-        self._remove_outdated()
-
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Save the best checkpoint."""
         super().after_val_epoch(runner, metrics)
@@ -160,6 +142,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'no space to save {error.filename or self.last_ckpt} ({error.strerror}). Nothing half-written is '
                 'left, and earlier checkpoints are intact: free space and resume with --resume'
             ) from error
+        self._remove_outdated()
 
     def _remove_outdated(self) -> None:
         if not isinstance(self.file_backend, _RemoveLater):

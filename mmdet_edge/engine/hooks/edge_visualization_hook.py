@@ -69,15 +69,9 @@ def choose_rois(sampling_results: list[SamplingResult], num_rois: int) -> list[i
 
 
 def restore_colors(images: Tensor, preprocessor: nn.Module) -> Tensor:
-    """Undo the normalisation of images.
+    """Undo the normalisation of images, or of parts of them, by the data preprocessor: (B, 3, height, width).
 
-    Args:
-        images (Tensor): Images as the network gets them, or parts of them, (B, 3, height, width).
-        preprocessor (nn.Module): The data preprocessor that made them. Without channel conversion the images are
-            assumed to be BGR, as mmdet loads them.
-
-    Returns:
-        Tensor: RGB in 0 to 255, same shape, float32.
+    Without channel conversion the images are assumed to be BGR, as mmdet loads them. Returns RGB in 0 to 255, float32.
     """
     images = images.float()
     if getattr(preprocessor, '_enable_normalize', False):
@@ -96,15 +90,10 @@ def sample_rois(
     sampling_results: list[SamplingResult],
     num_rois: int,
 ) -> RoISamples | None:
-    """Copy the RoIs that are drawn to the CPU; return None if there is no positive RoI.
+    """Copy at most ``num_rois`` RoIs that are drawn to the CPU; return None if there is no positive RoI.
 
-    Args:
-        inputs (Tensor): Batch of images as the network gets them, (B, 3, height, width).
-        preprocessor (nn.Module): The data preprocessor that made them.
-        mask_preds (Tensor): Logits, (N, C, H, W).
-        mask_targets (Tensor): Target masks, (N, H, W).
-        sampling_results (list[:obj:`SamplingResult`]): Sampled RoIs of each image.
-        num_rois (int): How many, at most.
+    ``inputs`` are the images as the network gets them, (B, 3, height, width), and ``preprocessor`` has made them;
+    ``mask_preds`` are logits, (N, C, H, W), and ``mask_targets`` are (N, H, W).
     """
     chosen = choose_rois(sampling_results, num_rois)
     if not chosen:
@@ -129,16 +118,11 @@ def edge_maps(
 
     An edge map is the root of the sum of squares over the kernels, without smoothing. The residual is the same of
     ``probs - targets`` (its square is what an edge loss with exponent 2 averages), with the sign of the difference of
-    the two edge maps: positive where the prediction's edge is stronger.
-
-    Args:
-        probs (Tensor): Predicted probabilities, (k, H, W), floating.
-        targets (Tensor): Target masks, (k, H, W), dtype of ``probs``.
-        filters (Sequence[str]): Names of the edge filters. Defaults to ('sobel',).
-        padding_mode (str): What lies beyond the mask's border. Defaults to 'zeros'.
+    the two edge maps: positive where the prediction's edge is stronger. All maps, ``probs`` and ``targets`` are
+    (k, H, W), of one floating dtype; ``filters`` and ``padding_mode`` are those of :class:`EdgeLoss`.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor]: Edges of the targets, edges of the predictions and residual, each (k, H, W).
+        tuple[Tensor, Tensor, Tensor]: Edges of the targets, edges of the predictions and residual.
     """
     kernels = get_edge_kernels(filters)
     target_edges, prob_edges, residuals = (
@@ -156,17 +140,8 @@ def draw_rois(
 ) -> np.ndarray:
     """Draw one row per RoI: crop, target, prediction, their edges, and the residual of the edges.
 
-    The edges are those of :func:`edge_maps`; all edge maps of a figure share one scale.
-
-    Args:
-        samples (RoISamples): The RoIs.
-        classes (Sequence[str], optional): Class names. Defaults to None: classes are numbered.
-        filters (Sequence[str]): Names of the edge filters. Defaults to ('sobel',).
-        padding_mode (str): What lies beyond the mask's border. Defaults to 'zeros'.
-        title (str): Heading of the figure. Defaults to ''.
-
-    Returns:
-        np.ndarray: The figure, (height, width, 3), RGB, uint8.
+    The edges are those of :func:`edge_maps`, whose options it takes; all edge maps of a figure share one scale. Without
+    names of ``classes``, these are numbered. Returns the figure, (height, width, 3), RGB, uint8.
     """
     target_edges, prob_edges, residuals = edge_maps(samples.probs, samples.targets, filters, padding_mode)
     limit = max(target_edges.max().item(), 1e-6)

@@ -6,6 +6,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmdet_edge.config.types import as_list
 from mmdet_edge.evaluation.mask_branch import NoInstancesError, check_mask_branch, evaluate_mask_branch
 
 
@@ -43,7 +44,9 @@ class MaskBranchEvalHook(Hook):
         ``save_best='auto'`` would take one of ours for good.
         """
         loader = runner.val_dataloader
-        watched = [key for hook in runner.hooks for key in _watched_by(hook)]
+        # What CheckpointHook and EarlyStoppingHook look up in the metrics.
+        options = (getattr(hook, 'save_best', None) or getattr(hook, 'monitor', None) for hook in runner.hooks)
+        watched = [key for option in options for key in as_list(option)]
         try:
             values = evaluate_mask_branch(self._detector(runner), loader, len(loader.dataset))
         except NoInstancesError as error:
@@ -61,9 +64,3 @@ class MaskBranchEvalHook(Hook):
 
     def _detector(self, runner: Runner) -> nn.Module:
         return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
-def _watched_by(hook: Hook) -> list[str]:
-    """Return the keys that a hook looks up in the metrics: those of CheckpointHook and EarlyStoppingHook."""
-    keys = getattr(hook, 'save_best', None) or getattr(hook, 'monitor', None) or []
-    return [keys] if isinstance(keys, str) else list(keys)

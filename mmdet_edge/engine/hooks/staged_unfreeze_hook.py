@@ -82,7 +82,8 @@ class StagedUnfreezeHook(Hook):
         self._parameters = self._find_parameters(model)
         for prefix, parameters in self._parameters.items():
             due = self.unfreeze_at[prefix] <= runner.iter
-            self._set_trainable(parameters, due)
+            for parameter in parameters:
+                parameter.requires_grad_(due)
             state = 'trains' if due else f'is frozen up to iteration {self.unfreeze_at[prefix]}'
             runner.logger.info(f'StagedUnfreezeHook: {prefix} ({len(parameters)} parameters) {state}')
 
@@ -90,7 +91,8 @@ class StagedUnfreezeHook(Hook):
         """Unfreeze the parts that train from this iteration on."""
         for prefix, parameters in self._parameters.items():
             if self.unfreeze_at[prefix] == runner.iter:
-                self._set_trainable(parameters, True)
+                for parameter in parameters:
+                    parameter.requires_grad_(True)
                 runner.logger.info(f'StagedUnfreezeHook: {prefix} ({len(parameters)} parameters) trains from now on')
 
     def _find_parameters(self, model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -110,8 +112,3 @@ class StagedUnfreezeHook(Hook):
                     cause = f'is the prefix of no parameter name; {type(model).__name__} has the parts {parts}'
                 raise ValueError(f'StagedUnfreezeHook: {prefix!r} {cause}')
         return found
-
-    @staticmethod
-    def _set_trainable(parameters: list[nn.Parameter], trainable: bool) -> None:
-        for parameter in parameters:
-            parameter.requires_grad_(trainable)
