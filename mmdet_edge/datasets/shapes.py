@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,48 +48,29 @@ def _star(rng: np.random.Generator) -> Polygon:
     return Polygon(np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1))
 
 
-def _gear(rng: np.random.Generator) -> Polygon:
-    return _wave(depth=0.28, count=int(rng.integers(8, 11)), sharpness=8.0)
-
-
 def _cross(rng: np.random.Generator) -> Polygon:
     half_width = rng.uniform(0.12, 0.2)
     arms = shapely.MultiLineString([[(-1, 0), (1, 0)], [(0, -1), (0, 1)]])
     return arms.buffer(half_width, cap_style='square')
 
 
-def _ring(rng: np.random.Generator) -> Polygon:
-    return Point(0, 0).buffer(1).difference(Point(0, 0).buffer(rng.uniform(0.45, 0.65)))
-
-
-def _crescent(rng: np.random.Generator) -> Polygon:
-    return Point(0, 0).buffer(1).difference(Point(rng.uniform(0.45, 0.6), 0).buffer(0.85))
-
-
-def _flower(rng: np.random.Generator) -> Polygon:
-    return _wave(depth=0.4, count=int(rng.integers(4, 7)), sharpness=0.1)
-
+_DISC = Point(0, 0).buffer(1)
 
 SHAPES: dict[str, Callable[[np.random.Generator], Polygon]] = {
     'star': _star,
-    'gear': _gear,
+    'gear': lambda rng: _wave(depth=0.28, count=int(rng.integers(8, 11)), sharpness=8.0),
     'cross': _cross,
-    'ring': _ring,
-    'crescent': _crescent,
-    'flower': _flower,
+    'ring': lambda rng: _DISC.difference(Point(0, 0).buffer(rng.uniform(0.45, 0.65))),
+    'crescent': lambda rng: _DISC.difference(Point(rng.uniform(0.45, 0.6), 0).buffer(0.85)),
+    'flower': lambda rng: _wave(depth=0.4, count=int(rng.integers(4, 7)), sharpness=0.1),
 }
 """Class name -> outline of radius 1 around the origin."""
 
 
 def rasterise(shape: Polygon, size: int) -> np.ndarray:
-    """Return how much of each pixel a shape covers.
+    """Return how much of each pixel of an image, ``size`` high and wide, a shape covers, in [0, 1], (H, W), float32.
 
-    Args:
-        shape (Polygon): Outline in pixels, may have holes.
-        size (int): Height and width of the image in pixels.
-
-    Returns:
-        np.ndarray: Coverage in [0, 1], (H, W), float32.
+    The shape is an outline in pixels and may have holes.
     """
     centers = (np.arange(size * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
     left, top, right, bottom = shape.bounds
@@ -135,11 +116,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[int], np.ndarray]:
-    """Draw one image.
-
-    Args:
-        rng (np.random.Generator): Generator of all random numbers.
-        size (int): Height and width in pixels.
+    """Draw one image, ``size`` pixels high and wide.
 
     Returns:
         tuple[np.ndarray, list[int], np.ndarray]: The image, (H, W, 3), BGR, uint8; the class index of each of its K
@@ -176,18 +153,6 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[in
     return np.clip(np.round(image), 0, 255).astype(np.uint8), labels, masks
 
 
-def _annotations(labels: list[int], masks: np.ndarray) -> Iterator[dict[str, Any]]:
-    for label, mask in zip(labels, masks):
-        rle = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
-        yield dict(
-            category_id=label + 1,
-            bbox=mask_utils.toBbox(rle).tolist(),
-            area=int(mask.sum()),
-            iscrowd=0,
-            segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
-        )
-
-
 def _make_split(folder: Path, split: str, number: int, size: int, seed: int, info: dict) -> None:
     """Write the images and the annotation file of one split."""
     (folder / split).mkdir()
@@ -201,8 +166,18 @@ def _make_split(folder: Path, split: str, number: int, size: int, seed: int, inf
             name = f'{index:06d}.png'
             cv2.imwrite(str(folder / split / name), image)
             images.append(dict(id=index, file_name=name, height=size, width=size))
-            for annotation in _annotations(labels, masks):
-                annotations.append(dict(id=len(annotations) + 1, image_id=index, **annotation))
+            for label, mask in zip(labels, masks):
+                rle = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
+                annotation = dict(
+                    id=len(annotations) + 1,
+                    image_id=index,
+                    category_id=label + 1,
+                    bbox=mask_utils.toBbox(rle).tolist(),
+                    area=int(mask.sum()),
+                    iscrowd=0,
+                    segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
+                )
+                annotations.append(annotation)
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(SHAPES)]
     content = dict(info=info, images=images, annotations=annotations, categories=categories)
     (folder / f'{split}.json').write_text(json.dumps(content))

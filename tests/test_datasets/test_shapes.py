@@ -120,7 +120,7 @@ def test_interrupted_it_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shapes, '_annotations', interrupt)
+    monkeypatch.setattr(shapes.mask_utils, 'encode', interrupt)
     with pytest.raises(KeyboardInterrupt):
         make_shapes_dataset(str(tmp_path / 'shapes'), num_train=2, num_val=1, size=64)
     assert list(tmp_path.iterdir()) == []
