@@ -154,9 +154,6 @@ def choose_baseline(variants: Iterable[str], baseline: str | None = None) -> str
         variants (Iterable[str]): Names of all variants.
         baseline (str, optional): The user's choice. Defaults to None: the only variant without 'edge' in its name.
 
-    Returns:
-        str: One of ``variants``.
-
     Raises:
         ValueError: If the choice is unknown, or if there is none and the names do not decide.
     """
@@ -196,10 +193,10 @@ def compare(
     # The baseline first, everywhere.
     read = {name: _read_seeds(name, runs[name]) for name in [baseline, *(name for name in runs if name != baseline)]}
     if not read[baseline].runs:
-        reasons = '; '.join(f'{item.work_dir}: {item.reason}' for item in read[baseline].left_out)
+        reasons = '; '.join(f'{work_dir}: {reason}' for _, work_dir, reason in read[baseline].left_out)
         raise ValueError(f'the baseline {baseline!r} has no usable run ({reasons})')
     used = {name: found.runs for name, found in read.items() if found.runs}
-    left_out = [item for found in read.values() for item in found.left_out]
+    left_out: dict[Unused, tuple[str, ...]] = {item: () for found in read.values() for item in found.left_out}
     notes = [*(note for found in read.values() for note in found.notes), *_describe_runs(baseline, used)]
 
     results: list[Result] = []
@@ -213,19 +210,25 @@ def compare(
         shortest = min(run.final_iteration for seeds in used.values() for run in seeds.values())
         if end < shortest and (longer := ', '.join(name for name in found if ends[name] > end)):
             notes.append(f'{metric} is compared at iteration {end}, the last that all have: {longer} has later values.')
-        left_out += lacking
+        for item in lacking:
+            left_out[item] = (*left_out.get(item, ()), metric)
         curves[metric] = {name: curve.until(end) for name, curve in found.items()}
         results += _compare_curves(metric, baseline, curves[metric], used)
     if not results:
         raise ValueError('no run has logged a usable value of the metrics')
-    return Comparison(baseline, used, results, curves, _merge(left_out), notes)
+    listed = [LeftOut(*item, for_metrics) for item, for_metrics in left_out.items()]
+    return Comparison(baseline, used, results, curves, listed, notes)
+
+
+Unused = tuple[str, Path, str]
+"""Variant and work dir of a run that is left out, and the reason."""
 
 
 class _Seeds(NamedTuple):
     """The runs of a variant: seed -> run, those that cannot be used, and what to know about the others."""
 
     runs: dict[int, Run]
-    left_out: list[LeftOut]
+    left_out: list[Unused]
     notes: list[str]
 
 
@@ -264,7 +267,7 @@ def _read_seeds(name: str, folders: Sequence[Path]) -> _Seeds:
                 (run, f'ended at iteration {last}, the longest seed at {end}: interrupted, or another schedule')
             )
     complete = {seed: run for seed, run in sorted(runs.items()) if run.final_iteration == end}
-    return _Seeds(complete, [LeftOut(name, run.work_dir, reason) for run, reason in reasons], notes)
+    return _Seeds(complete, [(name, run.work_dir, reason) for run, reason in reasons], notes)
 
 
 def _describe_runs(baseline: str, runs: dict[str, dict[int, Run]]) -> list[str]:
@@ -297,10 +300,10 @@ def _choose_metrics(runs: Iterable[Run], metrics: Sequence[str] | None) -> list[
     return list(metrics)
 
 
-def _read_curves(metric: str, runs: dict[str, dict[int, Run]]) -> tuple[dict[str, Curve], list[LeftOut]]:
+def _read_curves(metric: str, runs: dict[str, dict[int, Run]]) -> tuple[dict[str, Curve], list[Unused]]:
     """Bring a metric of the seeds of each variant onto one grid; return the seeds that lack it too."""
     curves: dict[str, Curve] = {}
-    left_out: list[LeftOut] = []
+    lacking: list[Unused] = []
     for name, seeds in runs.items():
         points = {}
         for seed, run in seeds.items():
@@ -312,21 +315,12 @@ def _read_curves(metric: str, runs: dict[str, dict[int, Run]]) -> tuple[dict[str
         for seed in set(points) - set(kept):
             last = points[seed][0]
             reason = f'last usable value at iteration {last[-1]}, of the longest seed at {end}' if last else 'no value'
-            left_out.append(LeftOut(name, seeds[seed].work_dir, reason, (metric,)))
+            lacking.append((name, seeds[seed].work_dir, reason))
         if kept:
             begin = max(iterations[0] for iterations, _ in kept.values())
             grid = np.array(sorted({at for iterations, _ in kept.values() for at in iterations if at >= begin}))
             curves[name] = Curve(tuple(kept), grid, np.stack([np.interp(grid, *curve) for curve in kept.values()]))
-    return curves, left_out
-
-
-def _merge(left_out: list[LeftOut]) -> list[LeftOut]:
-    """Make one entry of those that differ in the metric only."""
-    merged: dict[tuple[str, Path, str], LeftOut] = {}
-    for item in left_out:
-        key = (item.variant, item.work_dir, item.reason)
-        merged[key] = replace(item, metrics=merged[key].metrics + item.metrics) if key in merged else item
-    return list(merged.values())
+    return curves, lacking
 
 
 def _compare_curves(

@@ -29,11 +29,8 @@ SHOWN = 5
 def describe_differences(runs: Mapping[str, Sequence[Run]]) -> list[str]:
     """Compare the configs that mmengine dumped, and the number of ranks, with those of the first run.
 
-    Args:
-        runs (Mapping[str, Sequence[Run]]): Variant -> its runs, the baseline first.
-
-    Returns:
-        list[str]: A line for each variant that differs in more than the model. Runs without a config are not compared.
+    ``runs`` has the runs of each variant, the baseline first. Returns a line for each variant that differs in more than
+    the model; runs without a config are not compared.
     """
     reference = next(run for found in runs.values() for run in found)
     expected = _options(reference)

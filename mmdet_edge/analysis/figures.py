@@ -59,14 +59,9 @@ def make_panels(number: int, columns: int, styles: dict[str, dict[str, Any]]) ->
 
 
 def draw_band(axes: Axes, x: Any, mean: np.ndarray, spread: Any, style: dict[str, Any]) -> None:
-    """Draw a curve, its points marked if there are few, and a band around it.
+    """Draw a curve, ``x`` and ``mean``, (T,), its points marked if there are few, and a band around it.
 
-    Args:
-        axes (Axes): Where to draw.
-        x (Sequence[float]): Points of the curve, (T,).
-        mean (np.ndarray): The curve, (T,).
-        spread (np.ndarray | float): Half the width of the band, (T,) or one for all.
-        style (dict): See :func:`line_styles`.
+    ``spread``, (T,) or one number, is half the width of the band; :func:`line_styles` makes ``style``.
     """
     axes.plot(x, mean, marker='o' if len(x) < 20 else None, **style, markersize=3.5, linewidth=1.6)
     axes.fill_between(x, mean - spread, mean + spread, color=style['color'], alpha=0.18, lw=0)
@@ -104,13 +99,8 @@ def _draw_metric(axes: Axes, metric: str, curves: dict[str, Curve], styles: dict
 def draw_curves(comparison: Comparison, columns: int = 3) -> Figure:
     """Draw the variants of a comparison over the training iterations, one panel per metric.
 
-    Args:
-        comparison (Comparison): Smoothed mean over the seeds as a line, standard deviation as a band, the target (the
-            baseline's final value) as a dotted line.
-        columns (int): Largest number of panels side by side. Defaults to 3.
-
-    Returns:
-        Figure: To be saved.
+    The smoothed mean over the seeds is a line, the standard deviation a band, the target (the baseline's final value) a
+    dotted line. At most ``columns`` panels are side by side; 3 by default.
     """
     styles = line_styles(list(comparison.runs))
     figure, panels = make_panels(len(comparison.curves), min(columns, len(comparison.curves)), styles)

@@ -93,14 +93,7 @@ def _summary(comparison: Comparison) -> str:
 
 
 def make_table(comparison: Comparison) -> Table:
-    """Make the table for the terminal.
-
-    Args:
-        comparison (Comparison): What to show.
-
-    Returns:
-        Table: To be printed by rich, 130 characters wide or more.
-    """
+    """Make the table of a comparison for the terminal, to be printed by rich, 130 characters wide or more."""
     table = Table(title=escape(_summary(comparison)), title_justify='left')
     for i, column in enumerate(COLUMNS):
         table.add_column(column, justify='right' if i else 'left', overflow='fold')
@@ -112,14 +105,7 @@ def make_table(comparison: Comparison) -> Table:
 
 
 def warnings_of(comparison: Comparison) -> list[str]:
-    """Return the lines to print above a comparison: its notes, and each run that was left out with the reason.
-
-    Args:
-        comparison (Comparison): What was compared.
-
-    Returns:
-        list[str]: One line each; empty if there is nothing.
-    """
+    """Return the lines to print above a comparison: its notes, and each run that was left out with the reason."""
     lines = list(comparison.notes)
     for item in comparison.left_out:
         where = f' (for {", ".join(item.metrics)})' if item.metrics else ''
@@ -167,12 +153,8 @@ def to_markdown(comparison: Comparison, figure: str | None = None, command: str 
 def to_csv(comparison: Comparison) -> str:
     """Write the results as CSV, one line per metric and variant, numbers unrounded, empty where there is none.
 
-    Args:
-        comparison (Comparison): What to write.
-
-    Returns:
-        str: The table with a line of headings, the fields of :class:`Result` and :class:`Difference`; ``seeds`` and
-        ``values`` hold lists separated by spaces.
+    The headings are the fields of :class:`Result` and :class:`Difference`; the lists in ``seeds`` and ``values`` have
+    spaces between their items.
     """
     rows = []
     for result in comparison.results:

@@ -25,14 +25,7 @@ class Run:
     scalars: list[dict[str, Any]]
 
     def curve(self, key: str) -> tuple[list[int], list[float]]:
-        """Return the iterations at which a value was logged, and the values.
-
-        Args:
-            key (str): Such as 'loss_mask' or 'coco/segm_mAP'.
-
-        Returns:
-            tuple[list[int], list[float]]: Iterations and values; both empty if it was never logged.
-        """
+        """Return the iterations at which a key, such as 'coco/segm_mAP', was logged, and the values; empty if never."""
         lines = [line for line in self.scalars if key in line]
         return [line['step'] for line in lines], [line[key] for line in lines]
 
@@ -126,7 +119,9 @@ def find_work_dirs(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f'no such folder: {folder}')
     if _has_log(folder):
         return [folder]
-    inner = sorted((f for f in folder.iterdir() if any(f.glob('*/vis_data'))), key=_natural_order)
+    # By numbers inside the names too: seed10 behind seed9.
+    parts = {f: re.split(r'(\d+)', f.name) for f in folder.iterdir() if any(f.glob('*/vis_data'))}
+    inner = sorted(parts, key=lambda f: [int(part) if part.isdigit() else part for part in parts[f]])
     if not any(_has_log(f) for f in inner):
         raise FileNotFoundError(
             f'{folder} is not the work dir of a training run, nor a folder of work dirs: no */vis_data/scalars.json'
@@ -138,34 +133,21 @@ def _has_log(folder: Path) -> bool:
     return any(folder.glob('*/vis_data/scalars.json'))
 
 
-def _natural_order(path: Path) -> list[Any]:
-    """Sort key that puts seed10 behind seed9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', path.name)]
-
-
 def read_variant(work_dir: str | Path) -> str:
     """Return the name of the variant that a work dir belongs to.
 
-    Args:
-        work_dir (str | Path): The work dir of mmengine's Runner, which dumps the config there under its own name.
-
-    Returns:
-        str: Stem of that config file; the name of the folder if there is none, or more than one.
+    That is the stem of the config that mmengine's Runner dumps there under its own name, or the name of the folder if
+    there is none, or more than one.
     """
     configs = list(Path(work_dir).glob('*.py'))
     return configs[0].stem if len(configs) == 1 else Path(work_dir).resolve().name
 
 
 def read_config(work_dir: str | Path) -> dict[str, Any]:
-    """Return the config that mmengine dumped at the latest start of a run.
+    """Return the config that mmengine dumped at the latest start of a run, in its work dir.
 
-    The file is parsed, not run: a config may import what is not installed here.
-
-    Args:
-        work_dir (str | Path): The work dir of mmengine's Runner.
-
-    Returns:
-        dict: Its sections in builtin types; what is no literal as source text. Empty if no config can be read.
+    The file is parsed, not run: a config may import what is not installed here. Sections are in builtin types, and what
+    is no literal is source text; the result is empty if no config can be read.
     """
     work_dir = Path(work_dir)
     # A test in the same work dir leaves a config too.
@@ -203,11 +185,7 @@ def read_seed(work_dir: str | Path) -> int | None:
 def read_environment(work_dir: str | Path) -> dict[str, str]:
     """Return what the latest start of a run wrote into its text log about its environment.
 
-    Args:
-        work_dir (str | Path): The work dir of mmengine's Runner.
-
-    Returns:
-        dict[str, str]: Versions of Python, PyTorch and MMEngine, and GPU number (of ranks), as far as found.
+    These are the versions of Python, PyTorch and MMEngine, and GPU number (of ranks), as far as found.
     """
     logs = [log for start in _training_logs(Path(work_dir)) for log in sorted(start.parents[1].glob('*.log'))]
     if not logs:

@@ -39,14 +39,9 @@ class Difference:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Return whether a metric improves downwards, judged by its name.
+    """Return whether a metric improves downwards, judged by its key in the log.
 
-    Args:
-        metric (str): Key of the log.
-
-    Returns:
-        bool: True for losses and costs ('loss', 'bce', 'time' or 'memory' in the name), False for the rest, such as AP
-        and IoU.
+    True for losses and costs ('loss', 'bce', 'time' or 'memory' in the name), False for the rest, such as AP and IoU.
     """
     return any(word in metric.lower() for word in ('loss', 'bce', 'time', 'memory'))
 
@@ -60,13 +55,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
     """Smooth curves by fitting a line in a sliding window (Savitzky-Golay, first degree).
 
     The window has a tenth of the points: curves of less than 20 points stay as they are. Unlike a running mean it
-    keeps straight lines up to their ends and does not lag behind, so that it shifts no time to target.
-
-    Args:
-        values (np.ndarray): Evenly spaced points in the last dimension, (..., T).
-
-    Returns:
-        np.ndarray: Same shape, float64.
+    keeps straight lines up to their ends and does not lag behind, so that it shifts no time to target. ``values`` are
+    evenly spaced in the last dimension, (..., T); the result has the same shape, float64.
     """
     values = np.asarray(values, dtype=np.float64)
     window = 2 * int(SMOOTHING * values.shape[-1] / 2) + 1
