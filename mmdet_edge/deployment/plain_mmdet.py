@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import Registry
 
 from mmdet_edge.config.types import as_list
-from mmdet_edge.models import EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss
+from mmdet_edge.models import EdgeLoss, SumMaskLoss
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
 from mmdet_edge.preflight.checkpoint import read_checkpoint
 
@@ -137,13 +137,7 @@ def _class_of(cfg: Any, ours: dict[str, type]) -> type | None:
 
 
 def _to_plain(value: Any, where: str, ours: dict[str, type]) -> Any:
-    """Return a copy of any part of a config with everything of ours replaced.
-
-    Args:
-        value (Any): The part.
-        where (str): Its path in the config, such as 'model.roi_head.mask_head'.
-        ours (dict[str, type]): See :func:`_our_classes`.
-    """
+    """Return a copy of any part of a config, such as that at 'model.roi_head.mask_head', with all of ours replaced."""
     if isinstance(value, (list, tuple)):
         items = [(f'{where}.{index}', item) for index, item in enumerate(value) if not _is_hook(item, ours)]
         return type(value)(_to_plain(item, name, ours) for name, item in items)
@@ -172,9 +166,7 @@ def _counterpart(cls: type, cfg: dict, where: str, ours: dict[str, type]) -> dic
             rest = {key: value for key, value in cfg.items() if key not in ('type', 'loss_edge', 'feature_grad_scale')}
             return {'type': parent.__name__, **rest}
     # MaskFormer's loss_dice is its mask loss on maps.
-    if where.endswith(('.loss_mask', '.loss_dice')) and issubclass(
-        cls, (EdgeLoss, EdgeWeightedCrossEntropyLoss, SumMaskLoss)
-    ):
+    if where.endswith(('.loss_mask', '.loss_dice')) and issubclass(cls, (EdgeLoss, SumMaskLoss)):
         others = [loss for loss in cfg.get('losses', []) if _class_of(loss, ours) is None]
         return others[0] if len(others) == 1 else dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0)
     if issubclass(cls, CocoMetric):

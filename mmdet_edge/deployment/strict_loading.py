@@ -8,15 +8,7 @@ from torch import nn
 
 
 def load_strictly(cfg: Config, checkpoint: str, state_dict: dict[str, torch.Tensor]) -> nn.Module:
-    """Build the model of a config for inference and load weights into it.
-
-    Args:
-        cfg (Config): Config with the model.
-        checkpoint (str): Path of the checkpoint, for the error message only.
-        state_dict (dict[str, Tensor]): Weights to load.
-
-    Returns:
-        nn.Module: The model, in eval mode.
+    """Return the model of a config, in eval mode, with the weights ``state_dict`` of the file ``checkpoint``.
 
     Raises:
         ValueError: If the weights are not exactly those of the model.

@@ -29,14 +29,10 @@ METRIC_NAMES = ('bbox', 'segm', 'boundary', 'proposal', 'proposal_fast')
 
 
 def metric_items_of(proposal_nums: Sequence[int]) -> dict[str, tuple[str, float | None, int, int]]:
-    """Return the values that COCO's evaluation gives for some limits on the number of detections.
+    """Return the values that COCO's evaluation gives for limits on the number of detections, in any order.
 
-    Args:
-        proposal_nums (Sequence[int]): The limits, in any order.
-
-    Returns:
-        dict[str, tuple]: CocoMetric's name (with the limit, for recalls) -> what it is the mean of: 'precision' or
-        'recall', IoU threshold (None for all), index of the area range, limit.
+    CocoMetric's name (with the limit, for recalls) -> what the value is the mean of: 'precision' or 'recall', IoU
+    threshold (None for all), index of the area range, limit.
     """
     limits = sorted(proposal_nums)
     # As in pycocotools: mAP at 100 detections an image, the others at the third limit.
@@ -165,11 +161,7 @@ class CocoBoundaryMetric(CocoMetric):
             raise ValueError(f'{name}: boundary_dilation_ratio must lie in (0, 1), got {ratio!r}')
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the predictions of a batch.
-
-        Args:
-            data_batch (dict): Not used.
-            data_samples (Sequence[dict]): Predictions and meta data of the images.
+        """Keep the predictions of a batch, ``data_samples``.
 
         Raises:
             ValueError: If an image is not in the annotation file, or its predicted masks have another size than the
@@ -198,10 +190,7 @@ class CocoBoundaryMetric(CocoMetric):
             )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics from what was gathered from all ranks.
-
-        Args:
-            results (list): One pair of ground truth and prediction per image.
+        """Compute the metrics from what was gathered from all ranks: a pair of ground truth and prediction per image.
 
         Returns:
             dict[str, float]: 'segm_mAP', 'boundary_mAP_75', ...; unrounded, -1 where there is no such object. Empty

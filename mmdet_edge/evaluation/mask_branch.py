@@ -84,10 +84,8 @@ def _crop_to_both(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
 def score_mask(prob: Tensor, target: Tensor, threshold: float = 0.5) -> dict[str, float]:
     """Return the metrics of one instance at the size of the head's masks.
 
-    Args:
-        prob (Tensor): Predicted probabilities, (h, w), on the CPU.
-        target (Tensor): Target of the mask head, (h, w), 0 or 1.
-        threshold (float): A pixel belongs to the mask from this probability on. Defaults to 0.5.
+    ``prob`` has the predicted probabilities and ``target`` is 0 or 1, both (h, w), on the CPU. A pixel belongs to the
+    mask from the probability ``threshold`` on.
 
     Returns:
         dict[str, float]: ``mIoU``; for each IoU threshold whether the IoU is above it, as 0 or 1 (``IoU_75``, ...);
