@@ -93,7 +93,7 @@ def test_the_standard_coco_config(real_data, tmp_path):
 
 @pytest.mark.slow
 def test_the_coco_benchmark(real_data, tmp_path):
-    """The spec for 8 GPUs with 2 processes and 2 iterations; data root, initial weights and image size are other ones."""
+    """The spec for 8 GPUs with 2 processes and 2 iterations, on a few small images, from random weights."""
     spec = tmp_path / 'coco_two_steps.py'
     spec.write_text(
         f'_base_ = {str(ROOT / "benchmarks/convergence/specs/coco_full.py")!r}\n'
