@@ -92,3 +92,15 @@ def tried_edge_losses():
 def peer_mask_losses():
     """The module, which registers its losses when it is imported."""
     return importlib.import_module('benchmarks.convergence.peer_mask_losses')
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call the command line of a module in this process; return what it printed."""
+
+    def call(module, *args):
+        monkeypatch.setattr('sys.argv', [module, *map(str, args)])
+        importlib.import_module(f'benchmarks.{module}').main()
+        return capsys.readouterr().out
+
+    return call

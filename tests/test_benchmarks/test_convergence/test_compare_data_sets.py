@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ...test_tools.conftest import ROOT, run_python
+from ...conftest import ROOT
 
-TOOL = 'benchmarks.convergence.compare_data_sets'
+TOOL = 'convergence.compare_data_sets'
 METRICS = ('mIoU', 'boundary_IoU_1px', 'IoU_75', 'IoU_85', 'BCE')
 
 
@@ -32,9 +32,8 @@ def results(tmp_path):
     ]
 
 
-@pytest.mark.slow
-def test_tables_and_choice(results):
-    printed = run_python(TOOL, *results, '--budget', 60, '--candidates', 'bold', 'safe', 'other')
+def test_tables_and_choice(results, call):
+    printed = call(TOOL, *results, '--budget', 60, '--candidates', 'bold', 'safe', 'other')
     assert '| baseline | 0.1 | 2 | 0.8050 | 0.1000 | 0.5000 | 0.5000 | 0.5000 |' in printed
     # Paired by seed: the difference is the same for both.
     assert '| safe | 0.1 | 2 | 0.8250 (**+2.5 % [+2.5, +2.5]**) | 0.1300 (**+30.0 % [+30.0, +30.0]**) |' in printed
@@ -43,18 +42,19 @@ def test_tables_and_choice(results):
     assert '| b | bold | +100.0 % | -1.2 % |' in printed
     assert '| a | safe | +30.0 % | +2.5 % |' in printed
     assert '| c | safe | +10.0 % | +0.0 % |' in printed
-    printed = run_python(TOOL, *results, '--budget', 60, '--candidates', 'bold', 'safe', '--by', 'mask')
+    printed = call(TOOL, *results, '--budget', 60, '--candidates', 'bold', 'safe', '--by', 'mask')
     assert '| c | bold | +50.0 % | +1.2 % |' in printed and '| a | safe | ' in printed
 
 
-def test_no_such_results(tmp_path):
-    assert 'error: ' in run_python(TOOL, tmp_path / 'none.jsonl', '--budget', 60, code=1)
+def test_no_such_results(tmp_path, call):
+    with pytest.raises(SystemExit, match='error: .*none.jsonl'):
+        call(TOOL, tmp_path / 'none.jsonl', '--budget', 60)
 
 
-@pytest.mark.slow
-def test_time_mask_losses():
+def test_time_mask_losses(call):
     spec = ROOT / 'benchmarks/convergence/specs/animals_mask-branch.py'
     names = ['baseline', 'sobel-p2-w3', 'lovasz-w1', 'focal-w4', 'dice-w10']
-    printed = run_python('benchmarks.cost.time_mask_losses', spec, *names, '--rois', 4, '--repeats', 2)
+    printed = call('cost.time_mask_losses', spec, *names, '--rois', 4, '--repeats', 2)
     assert all(f'| {name} | ' in printed for name in names)
-    assert "has no setting 'none'" in run_python('benchmarks.cost.time_mask_losses', spec, 'none', code=1)
+    with pytest.raises(SystemExit, match="error: .*has no setting 'none'"):
+        call('cost.time_mask_losses', spec, 'none')

@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from ...test_tools.conftest import run_python
+TOOL = 'convergence.gain_by_shape'
 
 
-@pytest.mark.slow
-def test_gain_by_shape(tmp_path):
+def test_gain_by_shape(tmp_path, call):
     boxes, combs = np.zeros((2, 10, 8, 8), bool)
     boxes[:, 2:6, 2:6] = combs[:, 2:6, 1:8:2] = True
     (tmp_path / 'features/val').mkdir(parents=True)
@@ -20,16 +19,8 @@ def test_gain_by_shape(tmp_path):
             folder.mkdir(parents=True)
             np.savez(folder / 'scores.npz', boundary_IoU_1px=np.repeat(ends, 10) + (seed - 0.5) / 100)
     figure = tmp_path / 'figure.png'
-    printed = run_python(
-        'benchmarks.convergence.gain_by_shape',
-        f'data={tmp_path}',
-        '--settings',
-        'edge',
-        '--bins',
-        2,
-        '--figure',
-        figure,
-    )
+    arguments = (f'data={tmp_path}', '--bins', 2, '--settings')
+    printed = call(TOOL, *arguments, 'edge', '--figure', figure)
     assert '| 1.00 to 1.00 | 10 | 0.500 | +0.0 % [+0.0, +0.0] |' in printed
     # Four bars of four pixels: perimeter 40, area 16.
     assert '| 6.25 to 6.25 | 10 | 0.200 | +50.0 % [+50.0, +50.0] |' in printed
@@ -38,11 +29,8 @@ def test_gain_by_shape(tmp_path):
     # The jagged ones are the larger ones; in the file they come in another order than their images.
     annotations = [dict(id=i + 1, image_id=i // 10, area=(16, 100)[i // 10]) for i in range(20)]
     sizes.write_text(json.dumps(dict(images=[dict(id=0), dict(id=1)], annotations=annotations[::-1])))
-    by_size = run_python(
-        'benchmarks.convergence.gain_by_shape', f'data={tmp_path}', '--settings', 'edge', '--bins', 2, '--sizes', sizes
-    )
+    by_size = call(TOOL, *arguments, 'edge', '--sizes', sizes)
     assert '| 4 to 4 | 10 | 0.500 | +0.0 % [+0.0, +0.0] |' in by_size
     assert '| 10 to 10 | 10 | 0.200 | +50.0 % [+50.0, +50.0] |' in by_size
-    assert 'no scores of none' in run_python(
-        'benchmarks.convergence.gain_by_shape', f'data={tmp_path}', '--settings', 'none', code=1
-    )
+    with pytest.raises(SystemExit, match='error: .*no scores of none'):
+        call(TOOL, *arguments, 'none')
