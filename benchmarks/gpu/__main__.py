@@ -50,14 +50,14 @@ def run(task: Task, limit: float, log: Path) -> dict[str, Any]:
 
     Args:
         task (Task): What to run.
-        limit (float): Seconds that are left.
+        limit (float): Seconds that are left of the stage.
         log (Path): Receives what it printed, in one piece.
 
     Returns:
         dict[str, Any]: ``task``, ``status`` ('passed', 'failed', 'timed out' or 'no time left'), ``seconds``, and
         ``result``, what the command wrote as JSON.
     """
-    limit = min(task.seconds, limit)
+    limit = min(task.seconds, limit - task.leave)
     record: dict[str, Any] = dict(task=task.name, command=' '.join(task.command), status='no time left', seconds=0.0)
     if limit < 5:
         return record

@@ -11,6 +11,8 @@ SPECS = ROOT / 'benchmarks/gpu/specs'
 SHAPES = 'configs/mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
 COCO = 'configs/mask_rcnn_edge/mask-rcnn_r50_fpn_edge_1x_coco.py'
 NO_WEIGHTS = 'model.backbone.init_cfg=None'
+REPORT = 40
+"""Seconds kept for the report, most of them for the start of Python."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Task:
         result (Path, optional): JSON file that the command writes, for the summary. Defaults to None.
         keep (tuple[Path, ...]): Files to keep beside the summary.
         may_time_out (bool): Whether running to the limit counts as success. Defaults to False.
+        leave (float): Seconds of the stage that it leaves to the tasks after it. Defaults to 0.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Task:
     result: Path | None = None
     keep: tuple[Path, ...] = field(default=())
     may_time_out: bool = False
+    leave: float = 0
 
 
 def python(*args: object) -> list[str]:
@@ -104,16 +108,18 @@ def what_it_costs(device: str, work: Path, seconds: float) -> Iterator[Task]:
 def what_it_gains(device: str, work: Path, seconds: float, data: Path | None) -> Iterator[Task]:
     """Yield a full training of the baseline and the edge loss with several seeds, several runs at a time."""
     folder = work / 'gain'
-    command = python('-m', 'benchmarks.convergence', SPECS / ('photographs.py' if data else 'shapes.py'))
-    command += ['--work-dir', str(folder), '--jobs', '1' if device == 'cpu' else '6']
+    small = device == 'cpu'
+    spec = 'photographs.py' if data else 'shapes_rehearsal.py' if small else 'shapes.py'
+    command = python('-m', 'benchmarks.convergence', SPECS / spec, '--work-dir', folder, '--jobs', 1 if small else 6)
     if data:
         command += ['--data-root', str(data / 'animals'), '--pretrained', str(data / 'weights/mobilenet_v2.pth')]
     else:
         make_shapes = 'tools/dataset_converters/make_shapes_dataset.py'
-        yield Task('make shapes', python(make_shapes, work / 'all_shapes'), 60)
+        few = ['--num-train', 32, '--num-val', 8] if small else []
+        yield Task('make shapes', python(make_shapes, work / 'all_shapes', *few), seconds)
         command += ['--data-root', str(work / 'all_shapes')]
     keep = (folder / 'results.jsonl',)
     # The benchmark resumes from its results, so that its limit loses only the runs under way.
-    yield Task('full training', command, seconds - 20, keep=keep, may_time_out=True)
+    yield Task('full training', command, seconds, keep=keep, may_time_out=True, leave=REPORT)
     report = folder / 'report'
-    yield Task('report', [*command, '--report'], 20, keep=(report / 'report.md', report / 'convergence.png'))
+    yield Task('report', [*command, '--report'], REPORT, keep=(report / 'report.md', report / 'convergence.png'))

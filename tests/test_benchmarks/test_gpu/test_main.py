@@ -32,6 +32,8 @@ def code(text, seconds=60, **kwargs):
         (code(SLEEP), 5, 'timed out'),
         (code(SLEEP, seconds=5, may_time_out=True), 60, 'passed'),
         (code('print("done")'), 4, 'no time left'),
+        # For the tasks after it.
+        (code('print("done")', leave=56), 60, 'no time left'),
     ],
 )
 def test_a_task_ends_within_its_limit(task, limit, status, tmp_path):
