@@ -4,5 +4,5 @@ runs = [
     dict(settings=['baseline'], budgets=[200], learning_rates=[0.004, 0.002], seeds=[0]),
     dict(settings=list(_base_.settings), budgets=[200], learning_rates='tuned', seeds=[0]),
     dict(settings=['baseline', 'edge-edges-w1'], budgets=[200], learning_rates='tuned', seeds=[0, 1, 2]),
-    dict(settings=['edge-edges-w0.5'], budgets=[200], learning_rates='tuned', seeds=[0, 1, 2]),
+    dict(settings=['edge-edges-w0.25', 'edge-edges-w0.5'], budgets=[200], learning_rates='tuned', seeds=[0, 1, 2]),
 ]

@@ -84,6 +84,7 @@ def _edge(**loss):
 
 settings = {
     'baseline': _train(),
+    'edge-edges-w0.25': _edge(normalize_by='edges', loss_weight=0.25),
     'edge-edges-w0.5': _edge(normalize_by='edges', loss_weight=0.5),
     'edge-edges-w1': _edge(normalize_by='edges', loss_weight=1),
     'edge-edges-w2': _edge(normalize_by='edges', loss_weight=2),
