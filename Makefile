@@ -48,7 +48,7 @@ test: install
 	$(PYTEST) --dist loadfile
 
 slow: install
-	$(PYTEST) --dist load --maxschedchunk 1 -m slow
+	$(PYTEST) --dist load --maxschedchunk 1 -m 'slow and not soak'
 
 coverage: install
 	$(PYTEST) --dist loadfile -m 'not soak' --cov
