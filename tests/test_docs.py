@@ -31,7 +31,7 @@ def test_a_python_snippet_parses_and_a_config_has_an_edge_loss(code, tmp_path):
     (tmp_path / 'config.py').write_text(code)
     cfg = Config.fromfile(tmp_path / 'config.py')
     init_default_scope('mmdet')
-    heads = cfg.model.roi_head.mask_head if 'roi_head' in cfg.model else cfg.model.bbox_head
+    heads = cfg.model.get('roi_head', cfg.model).mask_head
     heads = heads if isinstance(heads, list) else [heads]
     assert any(isinstance(part, EdgeLoss) for head in heads for part in MODELS.build(head).modules())
 
