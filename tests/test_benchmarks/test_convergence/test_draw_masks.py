@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.convergence.draw_masks import choose_objects, main, paste
+from benchmarks.convergence.draw_masks import choose_objects, paste
 from mmdet_edge.errors import UserError
 
 
@@ -27,7 +27,7 @@ def test_a_mask_lies_where_its_box_is():
     assert (mask == expected).all()
 
 
-def test_draws_a_figure(tmp_path, monkeypatch):
+def test_draws_a_figure(tmp_path, call):
     images = [dict(id=i, file_name=f'{i}.png', height=40, width=60) for i in (0, 1)]
     box = [10, 5, 30, 30]
     annotation = dict(category_id=1, bbox=box, area=900, iscrowd=0, segmentation=[[10, 5, 40, 5, 40, 35, 10, 35]])
@@ -47,8 +47,7 @@ def test_draws_a_figure(tmp_path, monkeypatch):
     arguments += ['--settings', 'baseline', 'edge', '--objects', 2]
 
     def draw(*more):
-        monkeypatch.setattr('sys.argv', ['draw_masks', *map(str, [*arguments, *more])])
-        main()
+        call('convergence.draw_masks', *arguments, *more)
 
     draw()
     assert cv2.imread(str(tmp_path / 'out/figure.png')).shape[0] > 400

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.convergence import RoIFeatureDataset, save_roi_features
-from benchmarks.convergence.feature_gradients import compare_gradients, main
+from benchmarks.convergence.feature_gradients import compare_gradients
 
 
 @pytest.fixture
@@ -27,11 +27,8 @@ def test_the_gradient_grows_with_the_weight(work_dir):
     assert one['both'] == pytest.approx(np.sqrt(1 + one['edge'] ** 2 + 2 * one['edge'] * one['cosine']), rel=1e-4)
 
 
-def test_prints_a_table(work_dir, monkeypatch, capsys):
-    monkeypatch.setattr('sys.argv', ['feature_gradients', str(work_dir), '--at', '0', '2'])
-    main()
-    printed = capsys.readouterr().out
+def test_prints_a_table(work_dir, call):
+    printed = call('convergence.feature_gradients', work_dir, '--at', 0, 2)
     assert '| 0 | ' in printed and '| 2 | ' in printed
-    monkeypatch.setattr('sys.argv', ['feature_gradients', str(work_dir / 'none')])
     with pytest.raises(SystemExit, match='RoIFeatureDataset: .*; is .* the work dir of a mask-branch spec'):
-        main()
+        call('convergence.feature_gradients', work_dir / 'none')

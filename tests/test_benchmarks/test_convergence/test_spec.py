@@ -19,7 +19,7 @@ from .conftest import SHAPES
 register_all_modules()
 
 ROOT = Path(__file__).parents[3]
-FILES = sorted((ROOT / 'benchmarks/convergence/specs').glob('*.py'))
+FILES = sorted((ROOT / 'benchmarks').glob('*/specs/*.py'))
 EDGE = 'mask_rcnn_edge/mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
 MIOU = 'mask_branch/mIoU'
 FIELDS = dict(
