@@ -18,6 +18,8 @@ settings = {
     'sobel-p2-w1': _edge(filters='sobel', exponent=2, loss_weight=1),
     # The default: a quarter of the gradient reaches the layers that the mask head shares with the box head.
     'sobel-p2-w3-s0.25': _edge(filters='sobel', exponent=2, loss_weight=3, feature_grad_scale=0.25),
+    'sobel-p2-w3-s0.1': _edge(filters='sobel', exponent=2, loss_weight=3, feature_grad_scale=0.1),
+    'sobel-p2-w3-s0': _edge(filters='sobel', exponent=2, loss_weight=3, feature_grad_scale=0),
     # The control: the same without an edge loss.
     'baseline-s0.25': dict(
         cfg_options={

@@ -70,6 +70,8 @@ settings = {
     # Merged with those of the base, the settings would lose their own _delete_.
     '_delete_': True,
     'baseline': _train(),
+    # The control: more of the loss that is there.
+    'dice-w2': _train(dict(_dice, loss_weight=2.0)),
     'edge-edges-w0.5': _edge(normalize_by='edges', loss_weight=0.5),
     'edge-edges-w1': _edge(normalize_by='edges', loss_weight=1),
     'edge-edges-w2': _edge(normalize_by='edges', loss_weight=2),
