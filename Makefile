@@ -13,7 +13,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 INSTALLED := $(shell cat .venv/installed 2>/dev/null)
 OPS ?= $(or $(INSTALLED),torchvision)
 
-STEPS := 2000
+ITERATIONS := 2000
 # A seventh of them are full disks: 30 kills and more for each number of workers.
 KILLS := 36
 
@@ -24,7 +24,7 @@ help:
 	@echo 'make test      run the tests'
 	@echo 'make slow      run the tests that take longer than 15 seconds each: training runs of the command lines'
 	@echo 'make coverage  both, with the coverage of mmdet_edge; fails below 97 %'
-	@echo 'make soak      what takes long: 72 faults, 2000 iterations (an hour; STEPS=100 KILLS=7 to try it)'
+	@echo 'make soak      what takes long: 72 faults, 2000 iterations (an hour; ITERATIONS=100 KILLS=7 to try it)'
 	@echo 'make lint      formatting, lint, types, docstring coverage, spelling, retired words'
 	@echo 'make docs      the documentation as a site, in build/docs'
 	@echo 'make audit     known vulnerabilities of the pinned versions (needs a network)'
@@ -54,7 +54,7 @@ coverage: install
 	$(PYTEST) --dist loadfile -m 'not soak' --cov
 
 soak: install
-	STEPS=$(STEPS) KILLS=$(KILLS) python -m pytest -m soak -s
+	ITERATIONS=$(ITERATIONS) KILLS=$(KILLS) python -m pytest -m soak -s
 
 lint: install words
 	ruff format --check .

@@ -73,12 +73,12 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=30, help='number of faults (default: 30)')
-    parser.add_argument('--steps', type=int, help='training iterations (default: 10, and 2 for each fault)')
+    parser.add_argument('--iterations', type=int, help='training iterations (default: 10, and 2 for each fault)')
     parser.add_argument('--workers', type=int, default=0, help='dataloader workers (default: 0)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the moments of the faults (default: 0)')
     parser.add_argument('--work-dir', type=Path, default='work_dirs/kill_and_resume', help='(default: %(default)s)')
     args = parser.parse_args()
-    args.steps = args.steps or 2 * args.kills + 10
+    args.iterations = args.iterations or 2 * args.kills + 10
     return args
 
 
@@ -297,7 +297,7 @@ def make_victims(args: argparse.Namespace) -> tuple[Victim, Victim]:
     shutil.rmtree(args.work_dir, ignore_errors=True)
     args.work_dir.mkdir(parents=True)
     make_shapes_dataset(str(args.work_dir / 'data'), num_train=8, num_val=2, size=96)
-    options = {**SMALL, 'data_root': args.work_dir / 'data', 'train_cfg.max_iters': args.steps}
+    options = {**SMALL, 'data_root': args.work_dir / 'data', 'train_cfg.max_iters': args.iterations}
     for split in ('train', 'val'):
         options[f'{split}_dataloader.num_workers'] = args.workers
         options[f'{split}_dataloader.persistent_workers'] = args.workers > 0
@@ -312,14 +312,14 @@ def main() -> None:
     killed, undisturbed = make_victims(args)
     started = time.time()
     undisturbed.run()
-    print(f'undisturbed: {args.steps} iterations in {time.time() - started:.0f} s', flush=True)
+    print(f'undisturbed: {args.iterations} iterations in {time.time() - started:.0f} s', flush=True)
     faults: list[dict[str, Any]] = []
     for number, fault in zip(range(1, args.kills + 1), itertools.cycle(FAULTS)):
         faults.append(killed.run_until_fault(fault, signal.SIGTERM if number % 2 else signal.SIGKILL))
         print(f'{number}/{args.kills}', *(f'{key}: {value}' for key, value in faults[-1].items()), sep='  ', flush=True)
     killed.run()
     summary = dict(
-        steps=args.steps,
+        iterations=args.iterations,
         workers=args.workers,
         kills=len(faults),
         broken=[promise for line in faults for promise in line['broken']],

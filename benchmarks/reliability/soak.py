@@ -44,14 +44,14 @@ WATCHED = {'memory': 'MB', 'allocated': 'MB', 'files': 'open files', 'time': 'pr
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--steps', type=int, default=2000, help='training iterations, at least 100 (default: 2000)')
+    parser.add_argument('--iterations', type=int, default=2000, help='at least 100 (default: 2000)')
     parser.add_argument(
         '--size', type=int, default=160, help='size of the images in pixels (default: 160, as in the demo)'
     )
     parser.add_argument('--work-dir', type=Path, default='work_dirs/soak', help='removed before (default: %(default)s)')
     args = parser.parse_args()
-    if args.steps < 5 * WINDOWS:
-        parser.error(f'--steps must be at least {5 * WINDOWS}, got {args.steps}')
+    if args.iterations < 5 * WINDOWS:
+        parser.error(f'--iterations must be at least {5 * WINDOWS}, got {args.iterations}')
     return args
 
 
@@ -176,11 +176,11 @@ def draw(rows: list[dict[str, float]], verdict: dict[str, dict[str, Any]], path:
     figure.savefig(path, dpi=100)
 
 
-def train(steps: int, size: int, work_dir: Path) -> list[dict[str, float]]:
+def train(iterations: int, size: int, work_dir: Path) -> list[dict[str, float]]:
     """Train on generated images and return what was watched.
 
     Args:
-        steps (int): Training iterations.
+        iterations (int): Training iterations.
         size (int): Height and width of the images.
         work_dir (Path): Receives data, logs and checkpoints; what is there is removed.
 
@@ -189,16 +189,16 @@ def train(steps: int, size: int, work_dir: Path) -> list[dict[str, float]]:
     """
     shutil.rmtree(work_dir, ignore_errors=True)
     make_shapes_dataset(str(work_dir / 'data'), num_train=100, num_val=10, size=size)
-    window = steps // WINDOWS
+    window = iterations // WINDOWS
     options = {
         'data_root': str(work_dir / 'data'),
-        'train_cfg.max_iters': steps,
+        'train_cfg.max_iters': iterations,
         'train_cfg.val_interval': window,
         'default_hooks.checkpoint.interval': window,
         'train_dataloader.dataset.pipeline.2.scale': (size, size),
         'val_dataloader.dataset.pipeline.1.scale': (size, size),
         'custom_hooks.1.interval': window,
-        'param_scheduler.1.end': steps,
+        'param_scheduler.1.end': iterations,
         'log_level': 'WARNING',
     }
     cfg = edit_config(read_config(CONFIG), options, str(work_dir / 'run'))
@@ -218,18 +218,18 @@ def main() -> None:
     args = parse_args()
     # Threads that wait for each other burn processor time, the more so on a busy machine.
     torch.set_num_threads(1)
-    rows = train(args.steps, args.size, args.work_dir)
+    rows = train(args.iterations, args.size, args.work_dir)
     verdict = judge(rows)
-    report = dict(steps=args.steps, size=args.size, torch=torch.__version__, verdict=verdict, rows=rows)
+    report = dict(iterations=args.iterations, size=args.size, torch=torch.__version__, verdict=verdict, rows=rows)
     AtomicLocalBackend().put_text(json.dumps(report, indent=1), args.work_dir / 'report.json')
     draw(rows, verdict, args.work_dir / 'soak.png')
     for name, found in verdict.items():
         low, high = found['interval']
         print(
-            f'{name}: {found["median"]:.4g} {WATCHED[name]}, growth over {args.steps} iterations '
+            f'{name}: {found["median"]:.4g} {WATCHED[name]}, growth over {args.iterations} iterations '
             f'{found["growth"]:+.2%} [{low:+.2%}, {high:+.2%}]{", GROWS" if found["grows"] else ""}'
         )
-    if args.steps < JUDGED:
+    if args.iterations < JUDGED:
         print(f'fewer than {JUDGED} iterations: not judged')
     elif any(found['grows'] for found in verdict.values()):
         sys.exit(1)

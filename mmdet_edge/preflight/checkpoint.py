@@ -88,16 +88,17 @@ def _reason(error: BaseException) -> str:
 def check_checkpoint(path: str, model: nn.Module | None = None, whole: bool = True) -> Sequence[str] | None:
     """Check that a checkpoint file is there, can be loaded and fits.
 
-    Left to mmengine: a URL (``https://...``), and a folder with the name of a checkpoint, as DeepSpeed and FSDP write.
+    Left to mmengine: a URL (``https://...``), and a folder with the name of a checkpoint, as DeepSpeed and FSDP write
+    it.
 
     Args:
         path (str): Path or URL.
         model (nn.Module, optional): The model to fit; takes the weights. Defaults to None: not compared.
-        whole (bool): Whether the model needs all of its weights, as for a test. To train on, one is enough. Defaults to
-            True.
+        whole (bool): Whether every weight of the model must be in the file, as for a test. For training, one that fits
+            is enough. Defaults to True.
 
     Returns:
-        Sequence[str] | None: The classes that it was trained on, where a model is given and the file says them.
+        Sequence[str] | None: The classes that it was trained on, if a model is given and the file names them.
 
     Raises:
         UserError: If it is not a file, would run code, is damaged or does not fit.

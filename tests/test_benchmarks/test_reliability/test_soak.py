@@ -1,4 +1,4 @@
-"""Long tests: `make soak`, or `make soak STEPS=100 KILLS=7` for a quick trial."""
+"""Long tests: `make soak`, or `make soak ITERATIONS=100 KILLS=7` for a quick trial."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.soak
 
 EDGE = CONFIGS / 'mask-rcnn_r18_fpn_edge_1xb4-300i_shapes.py'
 KILLS = int(os.environ.get('KILLS', 36))
-STEPS = int(os.environ.get('STEPS', 2000))
+ITERATIONS = int(os.environ.get('ITERATIONS', 2000))
 WORK_DIR = ROOT / 'work_dirs' / 'make_soak'
 
 
@@ -37,4 +37,4 @@ def test_evaluation_of_four_processes_equals_one(shapes, tmp_path):
 
 
 def test_a_long_run_does_not_grow():
-    run_benchmark('soak', '--steps', STEPS, '--work-dir', WORK_DIR / 'soak')
+    run_benchmark('soak', '--iterations', ITERATIONS, '--work-dir', WORK_DIR / 'soak')
