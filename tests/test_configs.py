@@ -11,7 +11,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
-from mmdet_edge import EdgeLoss, EdgeWeightedCrossEntropyLoss
+from mmdet_edge import EdgeLoss, EdgeWeightedCrossEntropyLoss, apply_edge_agreement
 from mmdet_edge.preflight.parts import check_parts
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +26,7 @@ FOLDERS = {
     'swin_edge': ('mask-rcnn_*', 4),
     'convnext_edge': ('*', 3),
     'lvis_edge': ('*', 8),
+    'condinst_edge': ('*', 1),
 }
 PLAIN = {
     'EdgeAgreementMaskHead': 'FCNMaskHead',
@@ -39,8 +40,10 @@ def configs(pattern):
 
 
 # Configs whose counterpart is one of mmdet's, and those whose baseline is a config of ours.
-COUNTERPARTS = [name for name in configs('*_edge*') if re.search('_(coco|lvis)', name) and 'staged' not in name]
-OWN = [name for name in configs('*_fpn_edge*') if name not in COUNTERPARTS]
+_LARGE = [name for name in configs('*_edge*') if re.search('_(coco|lvis)', name) and 'staged' not in name]
+WITHOUT_ROIS = [name for name in _LARGE if name.startswith('condinst')]
+COUNTERPARTS = [name for name in _LARGE if name not in WITHOUT_ROIS]
+OWN = [name for name in configs('*_fpn_edge*') if name not in _LARGE]
 ABLATION = {
     'edge': dict(exponent=2, loss_weight=3),
     'edge-paper': dict(),
@@ -95,7 +98,7 @@ def without_edge(cfg):
 @pytest.mark.parametrize('folder', FOLDERS)
 def test_every_mmdet_config_has_a_counterpart(folder):
     pattern, count = FOLDERS[folder]
-    ours = {counterpart(name) for name in COUNTERPARTS if name.startswith(folder)}
+    ours = {counterpart(name) for name in [*COUNTERPARTS, *WITHOUT_ROIS] if name.startswith(folder)}
     theirs = MMDET.glob(f'{folder.removesuffix("_edge")}/{pattern}.py')
     assert ours == {str(p.relative_to(MMDET)) for p in theirs if 'wandb' not in p.stem} and len(ours) == count
 
@@ -126,6 +129,13 @@ def test_differs_from_mmdet_in_the_mask_head_only(name, read_config):
             assert getattr(head.loss_edge, option) == value
         # The authors' variants train the shared layers as they did.
         assert head.feature_grad_scale == (0.25 if token(name) == 'edge' else 1)
+
+
+@pytest.mark.parametrize('name', WITHOUT_ROIS)
+def test_without_rois_is_what_the_switch_makes(name, read_config):
+    expected = read_config(MMDET / counterpart(name))
+    apply_edge_agreement(expected)
+    assert _unscoped(read_config(ROOT / 'configs' / name).to_dict()) == _unscoped(expected.to_dict())
 
 
 def _unscoped(value):
@@ -194,7 +204,7 @@ THEIR_MISTAKES = r'is not installed|pip install|MOTChallengeMetrics is not|CocoM
 
 
 @pytest.mark.parametrize(
-    'path', [*THEIRS, *(ROOT / 'configs' / name for name in [*COUNTERPARTS, *OWN])], ids=lambda p: p.stem
+    'path', [*THEIRS, *(ROOT / 'configs' / name for name in [*COUNTERPARTS, *WITHOUT_ROIS, *OWN])], ids=lambda p: p.stem
 )
 def test_no_part_is_taken_for_misspelt(path, read_config):
     try:

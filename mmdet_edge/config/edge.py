@@ -15,7 +15,11 @@ EDGE_TWINS = {
 }
 """mmdet's FCN-like mask head -> its counterpart with an edge loss."""
 
-_KNOWN = ', '.join(EDGE_TWINS)
+WHOLE_IMAGE_LOSS = dict(type='EdgeLoss', normalize_by='edges', loss_weight=0.5)
+"""The edge loss of CondInst, whose masks are of the whole image; chosen in docs/evidence.md, Models without RoIs."""
+
+_CONDINST = 'CondInstMaskHead'
+_KNOWN = ', '.join([*EDGE_TWINS, _CONDINST])
 _WHOLE_IMAGE = 'for masks of the whole image, make its loss_mask a SumMaskLoss with an EdgeLoss'
 _PLAIN_HEADS = {edge: plain for plain, edge in EDGE_TWINS.items()}
 
@@ -27,11 +31,14 @@ def apply_edge_agreement(cfg: Config, loss_edge: dict | None = None, stages: str
     ``model.detector.roi_head``, ...). Afterwards the selected stages have the edge head and all others the plain one,
     whatever the config had before; a second call changes nothing.
 
+    CondInst keeps its mask head, whose ``loss_mask`` becomes a ``SumMaskLoss`` of the loss it had and the edge loss.
+
     Args:
         cfg (Config): Changed in place, but not if an error is raised. 'mmdet_edge' is added to ``custom_imports``, so
             that the dumped config can be used anywhere.
         loss_edge (dict, optional): Config of the edge loss, by default of type 'EdgeLoss'. Defaults to None: that of
-            the config, or else the one that this package recommends.
+            the config, or else the one that this package recommends. CondInst's has ``normalize_by='edges'`` and
+            weight 0.5 unless given.
         stages (str | Sequence[int]): Stages of a cascade that get the edge loss: 'all', 'last', or their numbers,
             counted from 0 as in the log (``s0.loss_mask``, ``s1.loss_mask``, ...). Defaults to 'all'.
 
@@ -56,7 +63,7 @@ def apply_edge_agreement(cfg: Config, loss_edge: dict | None = None, stages: str
     model = cfg.get('model') or ConfigDict()
     # All checks come before the first change.
     changes = [
-        (part, _change_stages(name, part, loss_edge, stages))
+        (part, _change_mask_head(name, part, loss_edge, stages))
         for name, part in walk(model, 'model')
         if isinstance(part, dict) and part.get('mask_head')
     ]
@@ -66,8 +73,8 @@ def apply_edge_agreement(cfg: Config, loss_edge: dict | None = None, stages: str
             f'{model.get("type")} without any mask_head; it predicts boxes only, or its masks do not come from RoIs '
             f'({_WHOLE_IMAGE})'
         )
-    for roi_head, mask_head in changes:
-        roi_head['mask_head'] = mask_head
+    for part, mask_head in changes:
+        part['mask_head'] = mask_head
     import_mmdet_edge(cfg)
 
 
@@ -77,6 +84,16 @@ def import_mmdet_edge(cfg: Config) -> None:
     imports = as_list(custom_imports['imports'])
     if 'mmdet_edge' not in imports:
         cfg.custom_imports = {**custom_imports, 'imports': [*imports, 'mmdet_edge']}
+
+
+def _change_mask_head(
+    name: str, part: ConfigDict, loss_edge: dict | None, stages: str | Sequence[int]
+) -> ConfigDict | list:
+    """Return the new mask head of a RoI head, or of a detector without RoIs."""
+    if isinstance(part['mask_head'], dict) and type_of(part['mask_head'])[1] == _CONDINST:
+        _select_stages(f'{name}.mask_head', stages, 1)
+        return _add_to_loss_mask(part['mask_head'], loss_edge)
+    return _change_stages(name, part, loss_edge, stages)
 
 
 def _change_stages(
@@ -152,4 +169,17 @@ def _change_head(head: ConfigDict, loss_edge: dict | None, edge: bool) -> Config
         head['type'] = scope + _PLAIN_HEADS.get(name, name)
         head.pop('loss_edge', None)
         head.pop('feature_grad_scale', None)
+    return head
+
+
+def _add_to_loss_mask(head: ConfigDict, loss_edge: dict | None) -> ConfigDict:
+    """Return a copy of a mask head's config whose ``loss_mask`` is the sum of its other losses and one edge loss."""
+    head = copy.deepcopy(head)
+    scope, name = type_of(head['loss_mask'])
+    losses = head['loss_mask']['losses'] if name == 'SumMaskLoss' else [head['loss_mask']]
+    present = [loss for loss in losses if type_of(loss)[1] == 'EdgeLoss']
+    if loss_edge is not None or not present:
+        present = [copy.deepcopy({**WHOLE_IMAGE_LOSS, 'type': f'{scope}EdgeLoss', **(loss_edge or {})})]
+    others = [loss for loss in losses if type_of(loss)[1] != 'EdgeLoss']
+    head['loss_mask'] = dict(type=f'{scope}SumMaskLoss', losses=[*others, *present])
     return head

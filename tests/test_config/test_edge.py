@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
 from mmdet_edge import EdgeLoss, apply_edge_agreement
-from mmdet_edge.config.edge import EDGE_TWINS
+from mmdet_edge.config.edge import EDGE_TWINS, WHOLE_IMAGE_LOSS
 
 MMDET = Path(get_installed_path('mmdet')) / '.mim' / 'configs'
 FCN, EDGE = 'FCNMaskHead', 'EdgeAgreementMaskHead'
@@ -27,12 +27,12 @@ CONVERTED = {
     ('SCNetRoIHead', 'SCNetMaskHead'): 5,
     ('SparseRoIHead', 'DynamicMaskHead'): 5,
     ('PISARoIHead', 'FCNMaskHead'): 2,
+    ('CondInst', 'CondInstMaskHead'): 1,
 }
 # The types of model.mask_head of detectors without RoIs, and PointRend's.
 REFUSED = {
     'CoarseMaskHead': 2,
     'BoxInstMaskHead': 2,
-    'CondInstMaskHead': 1,
     'DecoupledSOLOHead': 2,
     'DecoupledSOLOLightHead': 1,
     'SOLOHead': 5,
@@ -156,6 +156,53 @@ def test_what_cannot_be_converted(cfg, message):
     assert cfg.to_dict() == before
 
 
+DICE = dict(type='DiceLoss', loss_weight=2.0)
+
+
+def condinst(loss_mask, prefix=''):
+    return Config(
+        dict(model=dict(type='CondInst', mask_head=dict(type=f'{prefix}CondInstMaskHead', loss_mask=loss_mask)))
+    )
+
+
+@pytest.mark.parametrize(
+    ('calls', 'options'),
+    [
+        ([None], {}),
+        ([None, None], {}),
+        ([dict(exponent=1.5)], dict(exponent=1.5)),
+        ([None, dict(exponent=1.5), None], dict(exponent=1.5)),
+        ([dict(exponent=1.5), dict(loss_weight=1.0)], dict(loss_weight=1.0)),
+    ],
+)
+def test_condinst_gets_one_edge_loss_beside_its_own(calls, options):
+    cfg = condinst(DICE)
+    for loss_edge in calls:
+        apply_edge_agreement(cfg, loss_edge=loss_edge)
+    losses = [DICE, {**WHOLE_IMAGE_LOSS, **options}]
+    assert cfg.model.mask_head == dict(type='CondInstMaskHead', loss_mask=dict(type='SumMaskLoss', losses=losses))
+    assert cfg.custom_imports.imports == ['mmdet_edge']
+
+
+def test_condinst_keeps_the_sum_that_it_has():
+    focal, edge = dict(type='FocalLoss'), dict(type='EdgeLoss', exponent=3)
+    cfg = condinst(dict(type='SumMaskLoss', losses=[edge, DICE, focal]))
+    apply_edge_agreement(cfg)
+    assert cfg.model.mask_head.loss_mask.losses == [DICE, focal, edge]
+    cfg = condinst(DICE, 'mmdet.')
+    cfg.model.mask_head.loss_mask.type = 'mmdet.DiceLoss'
+    apply_edge_agreement(cfg)
+    assert cfg.model.mask_head.loss_mask.type == 'mmdet.SumMaskLoss'
+    assert cfg.model.mask_head.loss_mask.losses[1] == {**WHOLE_IMAGE_LOSS, 'type': 'mmdet.EdgeLoss'}
+
+
+def test_condinst_has_no_stages():
+    cfg = condinst(DICE)
+    with pytest.raises(ValueError, match="stages must be 'all' for model.mask_head, which is one head"):
+        apply_edge_agreement(cfg, stages='last')
+    assert cfg.to_dict() == condinst(DICE).to_dict()
+
+
 def test_wrong_types():
     with pytest.raises(TypeError, match='cfg must be a parsed config, got str; read a file with mmengine.Config'):
         apply_edge_agreement('config.py')
@@ -217,36 +264,39 @@ def test_all_configs_of_mmdet(read_config):
         after = cfg.to_dict()
         apply_edge_agreement(cfg)
         assert cfg.to_dict() == after
-        (roi_head, heads), (_, edge_heads) = roi_head_of(before), roi_head_of(after)
+        (part, heads), (changed, edge_heads) = mask_heads_of(before), mask_heads_of(after)
         (plain,) = {head['type'] for head in heads}
-        converted[roi_head['type'], plain] += 1
-        assert edge_heads == [dict(head, type=EDGE_TWINS[plain]) for head in heads]
+        converted[part['type'], plain] += 1
+        if plain in EDGE_TWINS:
+            assert edge_heads == [dict(head, type=EDGE_TWINS[plain]) for head in heads]
         mask_heads.update({repr(head): head for head in edge_heads})
         # Nothing else has changed.
         imports = after.pop('custom_imports')['imports']
         assert imports == [*before.pop('custom_imports', dict(imports=[]))['imports'], 'mmdet_edge']
-        replaced = roi_head_of(after)[0]
-        replaced['mask_head'] = roi_head['mask_head']
+        changed['mask_head'] = part['mask_head']
         assert after == before
     assert converted == CONVERTED
     assert {name: count for name, count in refused.items() if name} == REFUSED
     # Bases that mmdet lacks, and MMPretrain's: trackers, detectors of boxes and classifiers.
     assert len(unreadable) == 9 and not [name for name in unreadable if 'mask' in name or 'htc' in name]
-    assert sum(converted.values()) + refused['CoarseMaskHead'] == 231
+    with_rois = sum(count for (_, head), count in converted.items() if head in EDGE_TWINS)
+    assert with_rois + refused['CoarseMaskHead'] == 231
     readme = ' '.join((Path(__file__).parents[2] / 'README.md').read_text().split())
-    assert f'convert {sum(CONVERTED.values())} of the 231 configs' in readme
+    assert f'convert {with_rois} of the 231 configs' in readme
     for head in mask_heads.values():
         if 'SyncBN' in (head.get('norm_cfg') or {}).get('type', ''):
             # Needs a process group.
             head['norm_cfg']['type'] = 'BN'
-        assert type(MODELS.build(head).loss_edge) is EdgeLoss
+        losses = [part for part in MODELS.build(head).modules() if type(part) is EdgeLoss]
+        assert len(losses) == 1 and losses[0].loss_weight == (0.5 if head['type'] == 'CondInstMaskHead' else 3)
 
 
-def roi_head_of(cfg):
+def mask_heads_of(cfg):
+    """The RoI head, or the model without RoIs, and its mask heads."""
     model = cfg['model'].get('detector', cfg['model'])
-    roi_head = model['roi_head']
-    heads = roi_head['mask_head']
-    return roi_head, heads if isinstance(heads, list) else [heads]
+    part = model.get('roi_head', model)
+    heads = part['mask_head']
+    return part, heads if isinstance(heads, list) else [heads]
 
 
 SMALL = [
@@ -262,9 +312,10 @@ SMALL = [
 
 
 def test_each_kind_is_built(read_config):
-    kinds = set()
+    # CondInst's loss is in tests/test_models/test_losses/test_whole_image_masks.py.
+    kinds = {('CondInst', 'CondInstMaskHead')}
     for name, _ in SMALL:
-        roi_head, heads = roi_head_of(read_config(MMDET / name))
+        roi_head, heads = mask_heads_of(read_config(MMDET / name))
         kinds.add((roi_head['type'], heads[0]['type']))
     assert kinds == set(CONVERTED)
 

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils import get_installed_path
 
-from mmdet_edge import EdgeAgreementMaskHead
+from mmdet_edge import EdgeAgreementMaskHead, apply_edge_agreement
 from mmdet_edge.compat import ops
 from mmdet_edge.deployment import export_plain_mmdet, to_plain_checkpoint, to_plain_config
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
@@ -138,6 +138,14 @@ def test_undoes_what_makes_an_edge_config(name, edge):
     assert result.pop('custom_hooks') == [dict(type='CheckInvalidLossHook')]
     assert result.pop('custom_imports') == dict(imports=['mmdet'], allow_failed_imports=False)
     assert unscoped(result) == unscoped(plain.to_dict())
+
+
+def test_undoes_the_switch_for_condinst():
+    plain = Config.fromfile(MMDET / 'condinst' / 'condinst_r50_fpn_ms-poly-90k_coco_instance.py')
+    cfg = copy.deepcopy(plain)
+    apply_edge_agreement(cfg)
+    assert cfg.to_dict() != plain.to_dict()
+    assert unscoped(to_plain_config(cfg).to_dict()) == unscoped(plain.to_dict())
 
 
 CE = dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0)
