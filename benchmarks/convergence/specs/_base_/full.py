@@ -11,6 +11,13 @@ def _edge(feature_grad_scale=1.0, **loss):
     return dict(cfg_options={'model.roi_head.mask_head': head})
 
 
+def _two_scales(mask, edge):
+    loss = dict(filters='sobel', exponent=2, loss_weight=3)
+    head = dict(type='TwoScalesMaskHead', mask_grad_scale=mask, edge_grad_scale=edge, loss_edge=loss)
+    imports = ['mmdet_edge', 'benchmarks.convergence.tried_mask_heads']
+    return dict(cfg_options={'custom_imports.imports': imports, 'model.roi_head.mask_head': head})
+
+
 settings = {
     'baseline': dict(),
     'sobel-p1.5-w3': _edge(filters='sobel', exponent=1.5, loss_weight=3),
@@ -20,6 +27,9 @@ settings = {
     'sobel-p2-w3-s0.25': _edge(filters='sobel', exponent=2, loss_weight=3, feature_grad_scale=0.25),
     'sobel-p2-w3-s0.1': _edge(filters='sobel', exponent=2, loss_weight=3, feature_grad_scale=0.1),
     'sobel-p2-w3-s0': _edge(filters='sobel', exponent=2, loss_weight=3, feature_grad_scale=0),
+    # Fractions of the gradients of mask loss and edge loss by themselves.
+    'sobel-p2-w3-s0.25-e0': _two_scales(0.25, 0),
+    'sobel-p2-w3-s1-e0': _two_scales(1, 0),
     # The control: the same without an edge loss.
     'baseline-s0.25': dict(
         cfg_options={
