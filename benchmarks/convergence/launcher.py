@@ -21,6 +21,7 @@ import mmengine
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -217,6 +218,8 @@ class Launcher:
 
     def _check(self, cfg: Config) -> None:
         if self.spec.protocol == 'full':
+            # A setting may name a module of its own, which Config would import from a file only.
+            import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
             check(cfg, ('train', 'val'))
 
     def _start_waiting(self, missing: list[RunKey]) -> None:

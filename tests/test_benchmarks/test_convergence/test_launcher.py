@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,18 @@ def test_only_results_of_todays_config_count(tmp_path):
     # The last line of a run counts.
     write_results(launcher, (keys[1], 0.6), (keys[0], 0.4, 'older'))
     assert missing(launcher) == keys[:1]
+
+
+def test_the_modules_of_a_setting_are_imported_before_it_is_checked(tmp_path, monkeypatch):
+    (tmp_path / 'imported_by_a_setting.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {'custom_imports.imports': ['mmdet_edge', 'imported_by_a_setting']}
+    runs = [dict(settings=['baseline', 'own'], seeds=[0], budgets=[60])]
+    launcher = make(tmp_path, runs=runs, own=dict(cfg_options=options))
+    monkeypatch.setattr(module, 'check', lambda cfg, _: seen.append('imported_by_a_setting' in sys.modules))
+    seen = []
+    launcher.check()
+    assert seen == [False, True]
 
 
 def test_half_a_line_is_removed_without_a_risk_to_the_others(tmp_path, monkeypatch):
