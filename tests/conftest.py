@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures.mask import BitmapMasks
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as config_utils
 from mmengine.structures import InstanceData
@@ -46,6 +47,13 @@ def device(request):
     # By default a GPU's convolutions round their inputs to 10 bits; expected values have 23.
     torch.backends.cudnn.allow_tf32 = False
     return device
+
+
+@pytest.fixture(autouse=True)
+def forget_the_visualizer():
+    """Let each test have its own: mmengine keeps one for a process, which writes into the work dir of its first run."""
+    yield
+    DetLocalVisualizer._instance_dict.clear()
 
 
 @pytest.fixture
