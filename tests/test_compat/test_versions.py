@@ -54,6 +54,7 @@ def run(code):
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_mmdet_takes_mmcv_2_2_after_this_package():
     newer = "import mmcv; mmcv.__version__ = '2.2.0'; "
     done = run(f'{newer}import mmdet_edge, mmdet; print(mmcv.__version__, mmdet.__version__)')

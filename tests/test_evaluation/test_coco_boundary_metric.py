@@ -478,6 +478,7 @@ def evaluate_a_part(rank, file, samples, queue):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(scene):
     samples = scene.samples(3)
     expected = evaluate(scene, samples)

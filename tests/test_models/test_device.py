@@ -73,6 +73,7 @@ def test_class_selected_logits_give_the_losses_and_gradients_of_all_logits(devic
         torch.testing.assert_close(selected, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < '2.6', reason='torch 2.1 cannot trace an autograd.Function with options')
 def test_compiles_as_one_graph(masks):
     torch.compiler.reset()
