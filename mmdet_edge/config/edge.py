@@ -15,6 +15,9 @@ EDGE_TWINS = {
 }
 """mmdet's FCN-like mask head -> its counterpart with an edge loss."""
 
+EDGE_OPTIONS = ('loss_edge', 'feature_grad_scale', 'edge_feature_grad_scale')
+"""The options of these counterparts that mmdet's heads do not have."""
+
 WHOLE_IMAGE_LOSS = dict(type='EdgeLoss', normalize_by='edges', loss_weight=0.5)
 """The edge loss of CondInst, whose masks are of the whole image; chosen in docs/evidence.md, Models without RoIs."""
 
@@ -167,8 +170,8 @@ def _change_head(head: ConfigDict, loss_edge: dict | None, edge: bool) -> Config
             head['loss_edge'] = copy.deepcopy(loss_edge)
     else:
         head['type'] = scope + _PLAIN_HEADS.get(name, name)
-        head.pop('loss_edge', None)
-        head.pop('feature_grad_scale', None)
+        for option in EDGE_OPTIONS:
+            head.pop(option, None)
     return head
 
 

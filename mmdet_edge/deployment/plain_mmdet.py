@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import Registry
 
+from mmdet_edge.config.edge import EDGE_OPTIONS
 from mmdet_edge.config.types import as_list
 from mmdet_edge.models import EdgeLoss, SumMaskLoss
 from mmdet_edge.models.mask_heads.edge_agreement_mixin import EdgeAgreementMixin
@@ -163,7 +164,7 @@ def _counterpart(cls: type, cfg: dict, where: str, ours: dict[str, type]) -> dic
         ours_first = cls.__mro__[: cls.__mro__.index(parent)]
         overridden = {name for c in ours_first for name in vars(c) if inspect.isfunction(getattr(parent, name, None))}
         if MODELS.get(parent.__name__) is parent and overridden <= {'__init__', 'loss_and_target'}:
-            rest = {key: value for key, value in cfg.items() if key not in ('type', 'loss_edge', 'feature_grad_scale')}
+            rest = {key: value for key, value in cfg.items() if key not in ('type', *EDGE_OPTIONS)}
             return {'type': parent.__name__, **rest}
     # MaskFormer's loss_dice is its mask loss on maps.
     if where.endswith(('.loss_mask', '.loss_dice')) and issubclass(cls, (EdgeLoss, SumMaskLoss)):

@@ -14,6 +14,7 @@ from mmengine.utils import get_installed_path
 
 from mmdet_edge import EdgeLoss, apply_edge_agreement
 from mmdet_edge.config.edge import EDGE_TWINS, WHOLE_IMAGE_LOSS
+from mmdet_edge.config.types import as_list
 
 MMDET = Path(get_installed_path('mmdet')) / '.mim' / 'configs'
 FCN, EDGE = 'FCNMaskHead', 'EdgeAgreementMaskHead'
@@ -84,7 +85,7 @@ def test_loss_edge_is_written_copied_and_replaced():
 def test_stages(stages, selected, given):
     head = dict(type=FCN, num_classes=3)
     if given == 'list of edge heads':
-        head = dict(head, type=EDGE, loss_edge=dict(exponent=2))
+        head = dict(head, type=EDGE, loss_edge=dict(exponent=2), feature_grad_scale=1, edge_feature_grad_scale=0)
     cfg = cascade(head if given == 'dict' else [head] * 3)
     apply_edge_agreement(cfg, stages=stages)
     heads = cfg.model.roi_head.mask_head
@@ -354,6 +355,30 @@ def test_one_of_each_kind_trains_and_predicts_as_its_plain_twin(name, keys, read
         assert 0 < instances.masks.float().mean() < 1
         assert set(instances.keys()) == set(others.keys())
         assert all(torch.equal(value, others[key]) for key, value in instances.items())
+
+
+@pytest.mark.parametrize('name', [SMALL[0][0], SMALL[2][0], SMALL[5][0]])
+def test_a_scale_for_the_edge_loss_alone_changes_no_loss(name, read_config):
+    register_all_modules()
+    cfg = read_config(MMDET / name)
+    shrink(cfg.model)
+    apply_edge_agreement(cfg)
+    losses = []
+    for scale in (None, 0):
+        for head in as_list(cfg.model.roi_head.mask_head):
+            head.edge_feature_grad_scale = scale
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model).train()
+        model.init_weights()
+        data = demo_mm_inputs(2, [[3, 64, 64]] * 2, num_items=[3, 0], with_mask=True, with_semantic=True)
+        torch.manual_seed(1)
+        total, log = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))
+        # The semantic segmentation of the data is random.
+        losses.append({key: value for key, value in log.items() if key.endswith(('loss_mask', 'loss_edge'))})
+        total.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    torch.testing.assert_close(losses[0], losses[1])
+    assert len(losses[0]) in (2, 4, 6)
 
 
 def shrink(model):

@@ -123,7 +123,7 @@ def test_undoes_what_makes_an_edge_config(name, edge):
     heads = cfg.model.roi_head.mask_head
     for index, head in enumerate(heads if isinstance(heads, list) else [heads]):
         loss = head.loss_mask
-        head.update(type=edge, loss_edge=dict(type='EdgeLoss', exponent=1 + index))
+        head.update(type=edge, loss_edge=dict(type='EdgeLoss', exponent=1 + index), edge_feature_grad_scale=0)
         head.loss_mask = dict(type='SumMaskLoss', losses=[loss, dict(type='mmdet.EdgeLoss')])
     cfg.val_evaluator = dict(
         cfg.val_evaluator, type='CocoBoundaryMetric', metric=['bbox', 'segm', 'boundary'], boundary_dilation_ratio=0.01

@@ -21,6 +21,8 @@ class EdgeAgreementDynamicMaskHead(EdgeAgreementMixin, DynamicMaskHead):
             ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``.
         feature_grad_scale (float): Scale of the gradient of the RoI features, see :class:`EdgeAgreementMixin`. Defaults
             to 1.0: beside a Dice loss of weight 8 the edge loss is not a heavy one.
+        edge_feature_grad_scale (float, optional): The same for the edge loss alone. Defaults to None:
+            ``feature_grad_scale``.
         **kwargs: The arguments of ``DynamicMaskHead``.
     """
 

@@ -18,5 +18,7 @@ class EdgeAgreementHTCMaskHead(EdgeAgreementMixin, HTCMaskHead):
             ``dict(type='EdgeLoss', exponent=2.0, loss_weight=3.0)``.
         feature_grad_scale (float): Scale of the gradient of the RoI features, see :class:`EdgeAgreementMixin`. Defaults
             to 0.25.
+        edge_feature_grad_scale (float, optional): The same for the edge loss alone. Defaults to None:
+            ``feature_grad_scale``.
         **kwargs: The arguments of ``HTCMaskHead``.
     """

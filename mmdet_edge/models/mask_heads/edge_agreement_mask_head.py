@@ -20,6 +20,8 @@ class EdgeAgreementMaskHead(EdgeAgreementMixin, FCNMaskHead):
             as a whole.
         feature_grad_scale (float): Scale of the gradient of the RoI features, see :class:`EdgeAgreementMixin`. Defaults
             to 0.25.
+        edge_feature_grad_scale (float, optional): The same for the edge loss alone. Defaults to None:
+            ``feature_grad_scale``.
         **kwargs: The arguments of ``FCNMaskHead``.
 
     Example:

@@ -1,6 +1,7 @@
 """What turns an FCN-like mask head into an Edge Agreement Head (arXiv 1809.07069)."""
 
 import inspect
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -49,13 +50,15 @@ class EdgeAgreementMixin:
             edge loss. At 1, the authors' value, the recommended edge loss trains these layers for the masks at the
             expense of the boxes (docs/evidence.md). In HTC the features of earlier stages, which a stage gets too, are
             scaled where these stages have edge heads. Defaults to 0.25.
+        edge_feature_grad_scale (float, optional): The same for the gradient of the edge loss alone: at 0 the edge loss
+            trains nothing but the mask head. Other than ``feature_grad_scale`` it costs a second run of the mask head
+            in each training iteration. Defaults to None: ``feature_grad_scale``.
         **kwargs: The arguments of the mask head.
 
     Raises:
         TypeError: If ``loss_edge`` is neither a config nor None, or if it or ``loss_mask`` does not take the labels of
             the masks.
-        ValueError: If ``loss_edge`` does not return one number or has ``activate=False``, or ``feature_grad_scale`` is
-            negative.
+        ValueError: If ``loss_edge`` does not return one number or has ``activate=False``, or a scale is negative.
     """
 
     class_agnostic: bool
@@ -66,6 +69,7 @@ class EdgeAgreementMixin:
         *,
         loss_edge: OptConfigType = DEFAULT_LOSS_EDGE,
         feature_grad_scale: float = DEFAULT_FEATURE_GRAD_SCALE,
+        edge_feature_grad_scale: float | None = None,
         **kwargs: Any,
     ) -> None:
         if loss_edge is not None:
@@ -78,6 +82,11 @@ class EdgeAgreementMixin:
                 'cascade, each head of the list mask_head has its own'
             )
         self.feature_grad_scale = check_number(name, 'feature_grad_scale', feature_grad_scale, minimum=0)
+        if edge_feature_grad_scale is None:
+            edge_feature_grad_scale = feature_grad_scale
+        self.edge_feature_grad_scale = check_number(name, 'edge_feature_grad_scale', edge_feature_grad_scale, minimum=0)
+        # Arguments of the second run of the head, between the first run and the losses.
+        self._edge_inputs: tuple[tuple, dict] | None = None
         self.loss_edge = None
         if loss_edge is not None:
             self.loss_edge = MODELS.build({'type': 'EdgeLoss', **loss_edge})
@@ -89,7 +98,7 @@ class EdgeAgreementMixin:
                 raise ValueError(
                     f"{name}: loss_edge must return one number, got reduction='none'; take 'mean' or 'sum'"
                 )
-            if self.feature_grad_scale != 1:
+            if not self.feature_grad_scale == self.edge_feature_grad_scale == 1:
                 self.register_forward_pre_hook(  # type: ignore[attr-defined]
                     _scale_feature_gradient, with_kwargs=True
                 )
@@ -116,22 +125,35 @@ class EdgeAgreementMixin:
             ``mask_targets``, (N, H, W). For N = 0 the keys are the same and the losses are 0.
         """
         labels = torch.cat([res.pos_gt_labels for res in sampling_results])
-        one_channel = self.class_agnostic
-        if isinstance(mask_preds, LazyLogits):
-            are_blind = all(type(loss) in CLASS_BLIND_LOSSES for loss in (self.loss_mask, self.loss_edge))
-            if are_blind and self._has_mmdets_losses():
-                mask_preds, one_channel = mask_preds.of_class(labels), True
-            else:
-                mask_preds = mask_preds.all_classes
+        mask_preds, one_channel = self._select(mask_preds, labels)
         # FCNMaskHead gives its loss the label 0 where there is one channel only, as in a class-agnostic head.
         with patch.object(self, 'class_agnostic', one_channel):
             results = super().loss_and_target(  # type: ignore[misc]
                 mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg
             )
         if self.loss_edge is not None:
+            if self._edge_inputs is not None:
+                mask_preds, one_channel = self._select(self._run_for_edge_loss(self._edge_inputs), labels)
             channels = torch.zeros_like(labels) if one_channel else labels
             results['loss_mask']['loss_edge'] = self.loss_edge(mask_preds, results['mask_targets'], channels)
         return results
+
+    def _run_for_edge_loss(self, arguments: tuple[tuple, dict]) -> Tensor:
+        """Compute the logits once more, from inputs that get the gradient of the edge loss only."""
+        self._edge_inputs = None
+        inputs, named = arguments
+        outputs = self.forward(*inputs, **named)  # type: ignore[attr-defined]
+        # HTC's head returns its features too.
+        return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+
+    def _select(self, mask_preds: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
+        """Return logits, those of each mask's own class if nothing needs the others, and whether it is one channel."""
+        if not isinstance(mask_preds, LazyLogits):
+            return mask_preds, self.class_agnostic
+        are_blind = all(type(loss) in CLASS_BLIND_LOSSES for loss in (self.loss_mask, self.loss_edge))
+        if are_blind and self._has_mmdets_losses():
+            return mask_preds.of_class(labels), True
+        return mask_preds.all_classes, self.class_agnostic
 
     def _has_mmdets_losses(self) -> bool:
         """Return whether ``loss_mask`` is called as in FCNMaskHead; others call it in their way, or use labels more."""
@@ -153,14 +175,24 @@ class _ScaleGradient(torch.autograd.Function):
         return grad * ctx.scale, None
 
 
-def _scale_feature_gradient(head: nn.Module, inputs: tuple, named: dict) -> tuple[tuple, dict] | None:
+def _scale_feature_gradient(head: Any, inputs: tuple, named: dict) -> tuple[tuple, dict] | None:
     """Scale the gradient of the first input of a mask head, the RoI features, while training."""
+    # In HTC the head runs once more for the features only, to hand them to a later stage.
     if not head.training:
         return None
+    if head.edge_feature_grad_scale != head.feature_grad_scale and named.get('return_logits', True):
+        # All inputs: HTC's features of an earlier stage come from the shared layers as well.
+        scale = partial(_scale_gradient, scale=head.edge_feature_grad_scale)
+        head._edge_inputs = tuple(map(scale, inputs)), {name: scale(value) for name, value in named.items()}
     if inputs:
-        return (_ScaleGradient.apply(inputs[0], head.feature_grad_scale), *inputs[1:]), named
+        return (_scale_gradient(inputs[0], head.feature_grad_scale), *inputs[1:]), named
     first = next(iter(inspect.signature(head.forward).parameters))
-    return inputs, {**named, first: _ScaleGradient.apply(named[first], head.feature_grad_scale)}
+    return inputs, {**named, first: _scale_gradient(named[first], head.feature_grad_scale)}
+
+
+def _scale_gradient(value: Any, scale: float) -> Any:
+    """Return a tensor whose gradient is scaled, and anything else as it is."""
+    return _ScaleGradient.apply(value, scale) if isinstance(value, Tensor) else value
 
 
 def _check_takes_labels(owner: str, option: str, loss: nn.Module) -> None:

@@ -89,12 +89,6 @@ def tried_edge_losses():
 
 
 @pytest.fixture(scope='session')
-def tried_mask_heads():
-    """The module, which registers its head when it is imported."""
-    return importlib.import_module('benchmarks.convergence.tried_mask_heads')
-
-
-@pytest.fixture(scope='session')
 def peer_mask_losses():
     """The module, which registers its losses when it is imported."""
     return importlib.import_module('benchmarks.convergence.peer_mask_losses')

@@ -57,7 +57,7 @@ def test_specs_of_the_repository_can_be_run(path):
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-def test_settings_of_the_repository(path, tried_edge_losses, tried_mask_heads, peer_mask_losses):
+def test_settings_of_the_repository(path, tried_edge_losses, peer_mask_losses):
     """Each setting fits its budgets and has no option that its mask head does not take."""
     read = read_spec(path)
     budgets = {name: set() for name in read.settings}

@@ -146,6 +146,64 @@ def test_scales_the_gradient_of_the_features_alone(head_class, loss_edge, named,
     torch.testing.assert_close(others, plain, rtol=0, atol=0)
 
 
+def run_head(head, inputs, names=('loss_mask', 'loss_edge'), **named):
+    """Losses, and the gradients of features and parameters for the sum of these losses."""
+    head.zero_grad()
+    features = torch.linspace(-1, 1, 4 * 8 * 14 * 14).view(4, 8, 14, 14).requires_grad_()
+    outputs = head(features, **named)
+    preds = outputs[0] if isinstance(outputs, list) else outputs
+    losses = head.loss_and_target(**{**inputs, 'mask_preds': preds})['loss_mask']
+    sum(losses[name].sum() for name in names).backward()
+    own = [None if parameter.grad is None else parameter.grad.clone() for parameter in head.parameters()]
+    return losses, features.grad, own
+
+
+@pytest.mark.parametrize('head_class', [EdgeAgreementMaskHead, EdgeAgreementHTCMaskHead])
+@pytest.mark.parametrize('scales', [(0.25, 0), (1, 0.5), (0, 1)])
+@pytest.mark.parametrize('class_agnostic', [False, True])
+def test_each_loss_can_have_its_own_scale(head_class, scales, class_agnostic, head_inputs):
+    inputs = head_inputs([0, 3, 0, 1], channels=4)
+    options = dict(SMALL, class_agnostic=class_agnostic)
+    torch.manual_seed(0)
+    head = head_class(**options, feature_grad_scale=scales[0], edge_feature_grad_scale=scales[1])
+    head.init_weights()
+    plain = head_class(**options, feature_grad_scale=1)
+    plain.load_state_dict(head.state_dict())
+    losses, of_features, own = run_head(head, inputs)
+    expected_losses, _, expected = run_head(plain, inputs)
+    torch.testing.assert_close(losses, expected_losses, rtol=0, atol=0)
+    torch.testing.assert_close(own, expected)
+    mask, edge = (run_head(plain, inputs, [name])[1] for name in ('loss_mask', 'loss_edge'))
+    assert mask.abs().sum() > 0 and edge.abs().sum() > 0
+    torch.testing.assert_close(of_features, scales[0] * mask + scales[1] * edge)
+    # Nothing is kept for later.
+    assert head._edge_inputs is None
+    copy.deepcopy(head)
+
+
+def test_features_for_a_later_stage_of_htc_start_no_second_run(head_inputs):
+    head = EdgeAgreementHTCMaskHead(**SMALL, edge_feature_grad_scale=0)
+    head(torch.zeros(4, 8, 14, 14), return_logits=False)
+    assert head._edge_inputs is None
+
+
+def test_features_of_an_earlier_stage_of_htc_get_the_scale_too(head_inputs):
+    inputs = head_inputs([0, 3, 0, 1], channels=4)
+    head = EdgeAgreementHTCMaskHead(**SMALL, edge_feature_grad_scale=0)
+    head.init_weights()
+    earlier = torch.rand(4, 8, 14, 14, requires_grad=True)
+    run_head(head, inputs, ['loss_edge'], res_feat=earlier)
+    assert not earlier.grad.any()
+    run_head(head, inputs, ['loss_mask'], res_feat=earlier)
+    assert earlier.grad.any()
+
+
+@pytest.mark.parametrize('scale', [-1, '0.25'])
+def test_wrong_scales_of_the_edge_gradient(scale):
+    with pytest.raises((TypeError, ValueError), match='EdgeAgreementMaskHead: edge_feature_grad_scale must be'):
+        EdgeAgreementMaskHead(**SMALL, edge_feature_grad_scale=scale)
+
+
 @pytest.mark.parametrize('scale', [-1, '0.25', None])
 def test_wrong_scales_of_the_gradient(scale):
     with pytest.raises((TypeError, ValueError), match='EdgeAgreementMaskHead: feature_grad_scale must be'):

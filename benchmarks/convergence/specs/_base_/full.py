@@ -6,16 +6,11 @@ metrics = ['coco/segm_mAP', 'coco/segm_mAP_75', 'coco/boundary_mAP', 'coco/bbox_
 metrics += ['mask_branch/mIoU', 'mask_branch/boundary_IoU_1px']
 
 
-def _edge(feature_grad_scale=1.0, **loss):
+def _edge(feature_grad_scale=1.0, edge_scale=None, **loss):
     head = dict(type='EdgeAgreementMaskHead', feature_grad_scale=feature_grad_scale, loss_edge=loss)
+    if edge_scale is not None:
+        head['edge_feature_grad_scale'] = edge_scale
     return dict(cfg_options={'model.roi_head.mask_head': head})
-
-
-def _two_scales(mask, edge):
-    loss = dict(filters='sobel', exponent=2, loss_weight=3)
-    head = dict(type='TwoScalesMaskHead', mask_grad_scale=mask, edge_grad_scale=edge, loss_edge=loss)
-    imports = ['mmdet_edge', 'benchmarks.convergence.tried_mask_heads']
-    return dict(cfg_options={'custom_imports.imports': imports, 'model.roi_head.mask_head': head})
 
 
 settings = {
@@ -27,9 +22,8 @@ settings = {
     'sobel-p2-w3-s0.25': _edge(filters='sobel', exponent=2, loss_weight=3, feature_grad_scale=0.25),
     'sobel-p2-w3-s0.1': _edge(filters='sobel', exponent=2, loss_weight=3, feature_grad_scale=0.1),
     'sobel-p2-w3-s0': _edge(filters='sobel', exponent=2, loss_weight=3, feature_grad_scale=0),
-    # Fractions of the gradients of mask loss and edge loss by themselves.
-    'sobel-p2-w3-s0.25-e0': _two_scales(0.25, 0),
-    'sobel-p2-w3-s1-e0': _two_scales(1, 0),
+    # The edge loss trains nothing but the mask head.
+    'sobel-p2-w3-s0.25-e0': _edge(0.25, 0, filters='sobel', exponent=2, loss_weight=3),
     # The control: the same without an edge loss.
     'baseline-s0.25': dict(
         cfg_options={
@@ -51,5 +45,5 @@ runs = [
     dict(settings=['baseline'], budgets=[200], learning_rates=_rates[:2], seeds=[0]),
     dict(settings=['baseline', 'sobel-p1.5-w3'], budgets=[200], learning_rates='tuned', seeds=_seeds),
     dict(settings=['sobel-p2-w3'], budgets=[100], learning_rates='tuned', seeds=_seeds),
-    dict(settings=['sobel-p2-w3-s0.25'], budgets=[200], learning_rates='tuned', seeds=_seeds),
+    dict(settings=['sobel-p2-w3-s0.25', 'sobel-p2-w3-s0.25-e0'], budgets=[200], learning_rates='tuned', seeds=_seeds),
 ]

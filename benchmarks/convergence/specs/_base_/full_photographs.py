@@ -23,10 +23,23 @@ _seeds = [0, 1, 2, 3, 4, 5, 6, 7]
 _rates = [0.02, 0.04, 0.01, 0.005]
 runs = [
     dict(settings=['baseline'], budgets=[300, 1200], learning_rates=_rates, seeds=[0]),
+    dict(settings=['baseline', 'sobel-p2-w3-s0.25'], budgets=[600], learning_rates=[0.02, 0.01, 0.005], seeds=[0]),
     # What the gradient does to the layers that box and mask head share.
     dict(settings=['baseline', 'sobel-p2-w3-s0.25'], budgets=[600], learning_rates=[0.02], seeds=_seeds),
-    dict(settings=['baseline-s0.25', 'dice-w10-s0.25'], budgets=[600], learning_rates=[0.02], seeds=[0, 1, 2]),
-    dict(settings=['sobel-p2-w3', 'sobel-p2-w1'], budgets=[600], learning_rates=[0.02], seeds=[0, 1]),
+    dict(
+        settings=['baseline-s0.25', 'dice-w10-s0.25', 'sobel-p2-w3-s0.25-e0'],
+        budgets=[600],
+        learning_rates=[0.02],
+        seeds=[0, 1, 2],
+    ),
+    dict(
+        settings=['sobel-p2-w3', 'sobel-p2-w1', 'sobel-p2-w3-s0.1', 'sobel-p2-w3-s0'],
+        budgets=[600],
+        learning_rates=[0.02],
+        seeds=[0, 1],
+    ),
+    # At the baseline's own rate.
+    dict(settings=['baseline'], budgets=[600], learning_rates='tuned', seeds=_seeds),
     dict(
         settings=['baseline', 'sobel-p2-w3-s0.25', 'dice-w10'],
         budgets=[300, 1200],
