@@ -4,7 +4,7 @@ runs = [
     dict(settings=['baseline'], budgets=[200], learning_rates=[0.004, 0.002], seeds=[0]),
     dict(settings=list(_base_.settings), budgets=[200], learning_rates='tuned', seeds=[0]),
     dict(
-        settings=['baseline', 'edge-edges-w0.5', 'edge-edges-w1'],
+        settings=['baseline', 'edge-edges-w0.5', 'edge-edges-w1', 'dice-w2'],
         budgets=[200],
         learning_rates='tuned',
         seeds=[0, 1, 2],
