@@ -38,6 +38,7 @@ runs = [
         learning_rates=[0.02],
         seeds=[0, 1],
     ),
+    dict(settings=['sobel-p2-w1', 'baseline-s0.25'], budgets=[600], learning_rates=[0.02, 0.01], seeds=[0]),
     # At the baseline's own rate.
     dict(settings=['baseline'], budgets=[600], learning_rates='tuned', seeds=_seeds),
     dict(
