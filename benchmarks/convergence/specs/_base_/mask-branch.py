@@ -55,6 +55,7 @@ for _name, _type, _weights in (
     ('contour-distance', 'ContourDistanceLoss', (0.3, 1, 3)),
     ('laplacian-boundary', 'LaplacianBoundaryLoss', (0.1, 0.3, 1)),
     ('lovasz', 'LovaszHingeLoss', (0.3, 1, 3)),
+    ('active-boundary', 'ActiveBoundaryLoss', (0.3, 1, 3)),
 ):
     for _w in _weights:
         settings[f'{_name}-w{_w}'] = _peer(_type, loss_weight=_w)

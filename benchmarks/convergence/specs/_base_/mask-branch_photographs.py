@@ -13,6 +13,7 @@ _peers = [
     *('contour-distance-w1', 'contour-distance-w3', 'laplacian-boundary-w0.1', 'laplacian-boundary-w0.3'),
     *('laplacian-boundary-w1', 'lovasz-w0.3', 'lovasz-w1', 'lovasz-w3', 'focal-w1', 'focal-w4', 'focal-w16'),
     *('border-bce-w1', 'border-bce-w3', 'border-bce-w10'),
+    *('active-boundary-w0.3', 'active-boundary-w1', 'active-boundary-w3'),
 ]
 _best = [
     *('sobel-p1.75-w3', 'dice-w10+sobel-p2-w3', 'lovasz-w3', 'dice-w10+sobel-p1.5-w3', 'sobel-two-scales-p2-w3'),
