@@ -47,8 +47,8 @@ def apply_edge_agreement(cfg: Config, loss_edge: dict | None = None, stages: str
 
     Raises:
         TypeError: If ``cfg`` is not a parsed config, or ``loss_edge`` not a dict.
-        ValueError: If the model has no mask head, or one that is not FCN-like; if ``stages`` is none of the above, or
-            has numbers for a model that is not a cascade or has fewer stages.
+        ValueError: If the model has no mask head, or one that is not FCN-like, or CondInst's without a ``loss_mask``;
+            if ``stages`` is none of the above, or has numbers for a model that is not a cascade or has fewer stages.
 
     Example:
         >>> cfg = Config(dict(model=dict(roi_head=dict(mask_head=dict(type='FCNMaskHead')))))
@@ -94,8 +94,9 @@ def _change_mask_head(
 ) -> ConfigDict | list:
     """Return the new mask head of a RoI head, or of a detector without RoIs."""
     if isinstance(part['mask_head'], dict) and type_of(part['mask_head'])[1] == _CONDINST:
-        _select_stages(f'{name}.mask_head', stages, 1)
-        return _add_to_loss_mask(part['mask_head'], loss_edge)
+        name = f'{name}.mask_head'
+        _select_stages(name, stages, 1)
+        return _add_to_loss_mask(name, part['mask_head'], loss_edge)
     return _change_stages(name, part, loss_edge, stages)
 
 
@@ -175,14 +176,18 @@ def _change_head(head: ConfigDict, loss_edge: dict | None, edge: bool) -> Config
     return head
 
 
-def _add_to_loss_mask(head: ConfigDict, loss_edge: dict | None) -> ConfigDict:
+def _add_to_loss_mask(name: str, head: ConfigDict, loss_edge: dict | None) -> ConfigDict:
     """Return a copy of a mask head's config whose ``loss_mask`` is the sum of its other losses and one edge loss."""
     head = copy.deepcopy(head)
-    scope, name = type_of(head['loss_mask'])
-    losses = head['loss_mask']['losses'] if name == 'SumMaskLoss' else [head['loss_mask']]
-    present = [loss for loss in losses if type_of(loss)[1] == 'EdgeLoss']
+    given = head.get('loss_mask')
+    if not isinstance(given, dict):
+        raise ValueError(f'apply_edge_agreement: {name} must have a loss_mask, dict(type=...), got {given!r}')
+    scope, type_name = type_of(given)
+    if type_name != 'SumMaskLoss':
+        given = dict(type=f'{scope}SumMaskLoss', losses=[given])
+    present = [loss for loss in given['losses'] if type_of(loss)[1] == 'EdgeLoss']
     if loss_edge is not None or not present:
         present = [copy.deepcopy({**WHOLE_IMAGE_LOSS, 'type': f'{scope}EdgeLoss', **(loss_edge or {})})]
-    others = [loss for loss in losses if type_of(loss)[1] != 'EdgeLoss']
-    head['loss_mask'] = dict(type=f'{scope}SumMaskLoss', losses=[*others, *present])
+    others = [loss for loss in given['losses'] if type_of(loss)[1] != 'EdgeLoss']
+    head['loss_mask'] = dict(given, losses=[*others, *present])
     return head

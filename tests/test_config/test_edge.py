@@ -187,14 +187,20 @@ def test_condinst_gets_one_edge_loss_beside_its_own(calls, options):
 
 def test_condinst_keeps_the_sum_that_it_has():
     focal, edge = dict(type='FocalLoss'), dict(type='EdgeLoss', exponent=3)
-    cfg = condinst(dict(type='SumMaskLoss', losses=[edge, DICE, focal]))
+    cfg = condinst(dict(type='SumMaskLoss', losses=[edge, DICE, focal], activate=False))
     apply_edge_agreement(cfg)
-    assert cfg.model.mask_head.loss_mask.losses == [DICE, focal, edge]
+    assert cfg.model.mask_head.loss_mask == dict(type='SumMaskLoss', losses=[DICE, focal, edge], activate=False)
     cfg = condinst(DICE, 'mmdet.')
     cfg.model.mask_head.loss_mask.type = 'mmdet.DiceLoss'
     apply_edge_agreement(cfg)
     assert cfg.model.mask_head.loss_mask.type == 'mmdet.SumMaskLoss'
     assert cfg.model.mask_head.loss_mask.losses[1] == {**WHOLE_IMAGE_LOSS, 'type': 'mmdet.EdgeLoss'}
+
+
+def test_condinst_without_a_loss():
+    cfg = condinst(None)
+    with pytest.raises(ValueError, match='model.mask_head must have a loss_mask, .* got None'):
+        apply_edge_agreement(cfg)
 
 
 def test_condinst_has_no_stages():
