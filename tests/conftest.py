@@ -22,6 +22,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as config_utils
 from mmengine.structures import InstanceData
 from mmengine.utils import digit_version
+from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,7 +54,9 @@ def device(request):
 def forget_the_visualizer():
     """Let each test have its own: mmengine keeps one for a process, which writes into the work dir of its first run."""
     yield
+    # mmengine registers a visualizer under its class and under the base class.
     DetLocalVisualizer._instance_dict.clear()
+    Visualizer._instance_dict.clear()
 
 
 @pytest.fixture

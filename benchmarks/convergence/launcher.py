@@ -219,7 +219,10 @@ class Launcher:
     def _check(self, cfg: Config) -> None:
         if self.spec.protocol == 'full':
             # A setting may name a module of its own, which Config would import from a file only.
-            import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
+            try:
+                import_modules_from_strings(**(cfg.get('custom_imports') or dict(imports=[])))
+            except ImportError as error:
+                raise UserError(str(error)) from error
             check(cfg, ('train', 'val'))
 
     def _start_waiting(self, missing: list[RunKey]) -> None:

@@ -47,8 +47,9 @@ def apply_edge_agreement(cfg: Config, loss_edge: dict | None = None, stages: str
 
     Raises:
         TypeError: If ``cfg`` is not a parsed config, or ``loss_edge`` not a dict.
-        ValueError: If the model has no mask head, or one that is not FCN-like, or CondInst's without a ``loss_mask``;
-            if ``stages`` is none of the above, or has numbers for a model that is not a cascade or has fewer stages.
+        ValueError: If the model has no mask head, or one that is not FCN-like, or CondInst's without a ``loss_mask``
+            or with a ``loss_edge`` of another type than EdgeLoss; if ``stages`` is none of the above, or has numbers
+            for a model that is not a cascade or has fewer stages.
 
     Example:
         >>> cfg = Config(dict(model=dict(roi_head=dict(mask_head=dict(type='FCNMaskHead')))))
@@ -177,14 +178,20 @@ def _change_head(head: ConfigDict, loss_edge: dict | None, edge: bool) -> Config
 
 
 def _add_to_loss_mask(name: str, head: ConfigDict, loss_edge: dict | None) -> ConfigDict:
-    """Return a copy of a mask head's config whose ``loss_mask`` is the sum of its other losses and one edge loss."""
+    """Return a copy of a mask head's config whose ``loss_mask`` is the sum of its other losses and the edge loss."""
     head = copy.deepcopy(head)
     given = head.get('loss_mask')
-    if not isinstance(given, dict):
-        raise ValueError(f'apply_edge_agreement: {name} must have a loss_mask, dict(type=...), got {given!r}')
-    scope, type_name = type_of(given)
-    if type_name != 'SumMaskLoss':
+    scope, type_name = type_of(given) if isinstance(given, dict) else ('', '')
+    if type_name and type_name != 'SumMaskLoss':
         given = dict(type=f'{scope}SumMaskLoss', losses=[given])
+    if not given or not given.get('losses'):
+        raise ValueError(f'apply_edge_agreement: {name} must have a loss_mask, dict(type=...), got {given!r}')
+    # Other losses have no normalize_by.
+    if loss_edge and type_of({'type': 'EdgeLoss', **loss_edge})[1] != 'EdgeLoss':
+        raise ValueError(
+            f'apply_edge_agreement: loss_edge of {name} must be of type EdgeLoss, got {loss_edge["type"]!r}; write any '
+            'other into the SumMaskLoss of the config'
+        )
     present = [loss for loss in given['losses'] if type_of(loss)[1] == 'EdgeLoss']
     if loss_edge is not None or not present:
         present = [copy.deepcopy({**WHOLE_IMAGE_LOSS, 'type': f'{scope}EdgeLoss', **(loss_edge or {})})]

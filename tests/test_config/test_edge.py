@@ -186,7 +186,7 @@ def test_condinst_gets_one_edge_loss_beside_its_own(calls, options):
 
 
 def test_condinst_keeps_the_sum_that_it_has():
-    focal, edge = dict(type='FocalLoss'), dict(type='EdgeLoss', exponent=3)
+    focal, edge = dict(type='FocalLoss'), dict(type='EdgeLoss', exponent=3, activate=False)
     cfg = condinst(dict(type='SumMaskLoss', losses=[edge, DICE, focal], activate=False))
     apply_edge_agreement(cfg)
     assert cfg.model.mask_head.loss_mask == dict(type='SumMaskLoss', losses=[DICE, focal, edge], activate=False)
@@ -197,10 +197,28 @@ def test_condinst_keeps_the_sum_that_it_has():
     assert cfg.model.mask_head.loss_mask.losses[1] == {**WHOLE_IMAGE_LOSS, 'type': 'mmdet.EdgeLoss'}
 
 
-def test_condinst_without_a_loss():
-    cfg = condinst(None)
-    with pytest.raises(ValueError, match='model.mask_head must have a loss_mask, .* got None'):
+@pytest.mark.parametrize('loss_mask', [None, dict(type='SumMaskLoss'), dict(type='SumMaskLoss', losses=None)])
+def test_condinst_without_a_loss(loss_mask):
+    cfg = condinst(loss_mask)
+    with pytest.raises(ValueError, match='model.mask_head must have a loss_mask, .* got'):
         apply_edge_agreement(cfg)
+    assert cfg.to_dict() == condinst(loss_mask).to_dict()
+
+
+def test_condinst_takes_no_other_edge_loss():
+    cfg = condinst(DICE)
+    with pytest.raises(ValueError, match="loss_edge of model.mask_head must be of type EdgeLoss, got 'EdgeWeighted"):
+        apply_edge_agreement(cfg, loss_edge=dict(type='EdgeWeightedCrossEntropyLoss'))
+    assert cfg.to_dict() == condinst(DICE).to_dict()
+
+
+def test_condinst_stays_as_it_was_if_another_part_is_refused():
+    cfg = condinst(DICE)
+    cfg.model.other = dict(mask_head=dict(type='CoarseMaskHead'))
+    before = cfg.to_dict()
+    with pytest.raises(ValueError, match='too coarse'):
+        apply_edge_agreement(cfg)
+    assert cfg.to_dict() == before
 
 
 def test_condinst_has_no_stages():
@@ -363,8 +381,8 @@ def test_one_of_each_kind_trains_and_predicts_as_its_plain_twin(name, keys, read
         assert all(torch.equal(value, others[key]) for key, value in instances.items())
 
 
-@pytest.mark.parametrize('name', [SMALL[0][0], SMALL[2][0], SMALL[5][0]])
-def test_a_scale_for_the_edge_loss_alone_changes_no_loss(name, read_config):
+@pytest.mark.parametrize(('name', 'num_losses'), [(SMALL[0][0], 2), (SMALL[2][0], 6), (SMALL[5][0], 4)])
+def test_a_scale_for_the_edge_loss_alone_changes_its_gradient_only(name, num_losses, read_config):
     register_all_modules()
     cfg = read_config(MMDET / name)
     shrink(cfg.model)
@@ -378,13 +396,20 @@ def test_a_scale_for_the_edge_loss_alone_changes_no_loss(name, read_config):
         model.init_weights()
         data = demo_mm_inputs(2, [[3, 64, 64]] * 2, num_items=[3, 0], with_mask=True, with_semantic=True)
         torch.manual_seed(1)
-        total, log = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))
+        returned = model(**model.data_preprocessor(data, True), mode='loss')
+        total, log = model.parse_losses(returned)
         # The semantic segmentation of the data is random.
         losses.append({key: value for key, value in log.items() if key.endswith(('loss_mask', 'loss_edge'))})
+        edge = sum(value for key, value in returned.items() if key.endswith('loss_edge'))
+        edge.backward(retain_graph=True)
+        trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        # The RoI features come from the neck.
+        assert any(name.startswith('neck') for name in trained) == (scale is None)
+        assert all(name.startswith('roi_head.mask_head') for name in trained) == (scale == 0)
         total.backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     torch.testing.assert_close(losses[0], losses[1])
-    assert len(losses[0]) in (2, 4, 6)
+    assert len(losses[0]) == num_losses
 
 
 def shrink(model):

@@ -50,15 +50,18 @@ class EdgeAgreementMixin:
             edge loss. At 1, the authors' value, the recommended edge loss trains these layers for the masks at the
             expense of the boxes (docs/evidence.md). In HTC the features of earlier stages, which a stage gets too, are
             scaled where these stages have edge heads. Defaults to 0.25.
-        edge_feature_grad_scale (float, optional): The same for the gradient of the edge loss alone: at 0 the edge loss
-            trains nothing but the mask head. Other than ``feature_grad_scale`` it costs a second run of the mask head
-            in each training iteration. Defaults to None: ``feature_grad_scale``.
+        edge_feature_grad_scale (float, optional): The same for the gradient of the edge loss alone, at most
+            ``feature_grad_scale``. At 0 the edge loss trains nothing but the mask head, of a cascade that of its own
+            stage. In between, other inputs of the head (features of HTC's earlier stages, proposal features of
+            QueryInst) get the edge loss's gradient in the same proportion. Other than ``feature_grad_scale`` it costs a
+            second run of the mask head in each training iteration, in which layers with batch statistics update them
+            once more. Defaults to None: ``feature_grad_scale``.
         **kwargs: The arguments of the mask head.
 
     Raises:
         TypeError: If ``loss_edge`` is neither a config nor None, or if it or ``loss_mask`` does not take the labels of
             the masks.
-        ValueError: If ``loss_edge`` does not return one number or has ``activate=False``, or a scale is negative.
+        ValueError: If ``loss_edge`` does not return one number or has ``activate=False``, or a scale is out of range.
     """
 
     class_agnostic: bool
@@ -85,8 +88,11 @@ class EdgeAgreementMixin:
         if edge_feature_grad_scale is None:
             edge_feature_grad_scale = feature_grad_scale
         self.edge_feature_grad_scale = check_number(name, 'edge_feature_grad_scale', edge_feature_grad_scale, minimum=0)
-        # Arguments of the second run of the head, between the first run and the losses.
-        self._edge_inputs: tuple[tuple, dict] | None = None
+        if self.edge_feature_grad_scale > self.feature_grad_scale:
+            raise ValueError(
+                f'{name}: edge_feature_grad_scale must be at most feature_grad_scale, {self.feature_grad_scale:g}, got '
+                f'{edge_feature_grad_scale!r}'
+            )
         self.loss_edge = None
         if loss_edge is not None:
             self.loss_edge = MODELS.build({'type': 'EdgeLoss', **loss_edge})
@@ -98,9 +104,13 @@ class EdgeAgreementMixin:
                 raise ValueError(
                     f"{name}: loss_edge must return one number, got reduction='none'; take 'mean' or 'sum'"
                 )
-            if not self.feature_grad_scale == self.edge_feature_grad_scale == 1:
+            if self.feature_grad_scale != 1:
                 self.register_forward_pre_hook(  # type: ignore[attr-defined]
                     _scale_feature_gradient, with_kwargs=True
+                )
+            if self.edge_feature_grad_scale != self.feature_grad_scale:
+                self.register_forward_hook(  # type: ignore[attr-defined]
+                    _add_logits_for_edge_loss, with_kwargs=True
                 )
         if self._has_mmdets_losses():
             _check_takes_labels(name, 'loss_mask', self.loss_mask)
@@ -123,8 +133,13 @@ class EdgeAgreementMixin:
         Returns:
             dict: ``loss_mask``, a dict with ``loss_mask`` and ``loss_edge`` (without the latter if it is off), and
             ``mask_targets``, (N, H, W). For N = 0 the keys are the same and the losses are 0.
+
+        Raises:
+            RuntimeError: If ``edge_feature_grad_scale`` differs, and ``mask_preds`` are not the ones that the head
+                returned, but computed from them.
         """
         labels = torch.cat([res.pos_gt_labels for res in sampling_results])
+        edge_preds = self._logits_for_edge_loss(mask_preds)
         mask_preds, one_channel = self._select(mask_preds, labels)
         # FCNMaskHead gives its loss the label 0 where there is one channel only, as in a class-agnostic head.
         with patch.object(self, 'class_agnostic', one_channel):
@@ -132,19 +147,23 @@ class EdgeAgreementMixin:
                 mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg
             )
         if self.loss_edge is not None:
-            if self._edge_inputs is not None:
-                mask_preds, one_channel = self._select(self._run_for_edge_loss(self._edge_inputs), labels)
+            if edge_preds is not None:
+                mask_preds, one_channel = self._select(edge_preds, labels)
             channels = torch.zeros_like(labels) if one_channel else labels
             results['loss_mask']['loss_edge'] = self.loss_edge(mask_preds, results['mask_targets'], channels)
         return results
 
-    def _run_for_edge_loss(self, arguments: tuple[tuple, dict]) -> Tensor:
-        """Compute the logits once more, from inputs that get the gradient of the edge loss only."""
-        self._edge_inputs = None
-        inputs, named = arguments
-        outputs = self.forward(*inputs, **named)  # type: ignore[attr-defined]
-        # HTC's head returns its features too.
-        return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+    def _logits_for_edge_loss(self, mask_preds: Tensor) -> Tensor | None:
+        """Return the logits of the second run, or None if there was no need for one."""
+        # An attribute of the logits: it lives as long as they do.
+        edge_preds = getattr(mask_preds, 'for_edge_loss', None)
+        needed = self.loss_edge is not None and self.edge_feature_grad_scale != self.feature_grad_scale
+        if needed and self.training and edge_preds is None:  # type: ignore[attr-defined]
+            raise RuntimeError(
+                f'{type(self).__name__}: edge_feature_grad_scale={self.edge_feature_grad_scale:g} needs the logits as '
+                'the head returned them; leave it out where the RoI head changes or selects them before the loss'
+            )
+        return edge_preds
 
     def _select(self, mask_preds: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
         """Return logits, those of each mask's own class if nothing needs the others, and whether it is one channel."""
@@ -177,17 +196,28 @@ class _ScaleGradient(torch.autograd.Function):
 
 def _scale_feature_gradient(head: Any, inputs: tuple, named: dict) -> tuple[tuple, dict] | None:
     """Scale the gradient of the first input of a mask head, the RoI features, while training."""
-    # In HTC the head runs once more for the features only, to hand them to a later stage.
     if not head.training:
         return None
-    if head.edge_feature_grad_scale != head.feature_grad_scale and named.get('return_logits', True):
-        # All inputs: HTC's features of an earlier stage come from the shared layers as well.
-        scale = partial(_scale_gradient, scale=head.edge_feature_grad_scale)
-        head._edge_inputs = tuple(map(scale, inputs)), {name: scale(value) for name, value in named.items()}
     if inputs:
         return (_scale_gradient(inputs[0], head.feature_grad_scale), *inputs[1:]), named
     first = next(iter(inspect.signature(head.forward).parameters))
     return inputs, {**named, first: _scale_gradient(named[first], head.feature_grad_scale)}
+
+
+def _add_logits_for_edge_loss(head: Any, inputs: tuple, named: dict, outputs: Any) -> None:
+    """Run a mask head once more while training, and add the logits to those of the first run as an attribute.
+
+    The gradient of all inputs, that of the RoI features scaled already, is scaled to the fraction for the edge loss.
+    """
+    arguments = inspect.signature(head.forward).bind(*inputs, **named).arguments
+    # HTC's head runs once more for the features only, to hand them to a later stage.
+    if not head.training or not arguments.get('return_logits', True):
+        return
+    scale = partial(_scale_gradient, scale=head.edge_feature_grad_scale / head.feature_grad_scale)
+    again = head.forward(*map(scale, inputs), **{name: scale(value) for name, value in named.items()})
+    # HTC's head returns its features too.
+    logits, edge_logits = (out[0] if isinstance(out, (list, tuple)) else out for out in (outputs, again))
+    logits.for_edge_loss = edge_logits
 
 
 def _scale_gradient(value: Any, scale: float) -> Any:

@@ -76,6 +76,7 @@ def test_only_results_of_todays_config_count(tmp_path):
 def test_the_modules_of_a_setting_are_imported_before_it_is_checked(tmp_path, monkeypatch):
     (tmp_path / 'imported_by_a_setting.py').write_text('')
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'imported_by_a_setting', raising=False)
     options = {'custom_imports.imports': ['mmdet_edge', 'imported_by_a_setting']}
     runs = [dict(settings=['baseline', 'own'], seeds=[0], budgets=[60])]
     launcher = make(tmp_path, runs=runs, own=dict(cfg_options=options))
@@ -83,6 +84,13 @@ def test_the_modules_of_a_setting_are_imported_before_it_is_checked(tmp_path, mo
     seen = []
     launcher.check()
     assert seen == [False, True]
+
+
+def test_a_module_of_a_setting_that_is_not_there(tmp_path):
+    options = {'custom_imports.imports': ['mmdet_edge', 'nowhere_at_all']}
+    runs = [dict(settings=['own'], seeds=[0], budgets=[60])]
+    with pytest.raises(UserError, match='Failed to import nowhere_at_all'):
+        make(tmp_path, runs=runs, own=dict(cfg_options=options)).check()
 
 
 def test_half_a_line_is_removed_without_a_risk_to_the_others(tmp_path, monkeypatch):

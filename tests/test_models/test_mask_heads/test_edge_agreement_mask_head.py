@@ -146,12 +146,16 @@ def test_scales_the_gradient_of_the_features_alone(head_class, loss_edge, named,
     torch.testing.assert_close(others, plain, rtol=0, atol=0)
 
 
-def run_head(head, inputs, names=('loss_mask', 'loss_edge'), **named):
+def first_of(outputs):
+    """The logits, without HTC's features."""
+    return outputs[0] if isinstance(outputs, list) else outputs
+
+
+def run_head(head, inputs, names=('loss_mask', 'loss_edge'), *others, **named):
     """Losses, and the gradients of features and parameters for the sum of these losses."""
     head.zero_grad()
     features = torch.linspace(-1, 1, 4 * 8 * 14 * 14).view(4, 8, 14, 14).requires_grad_()
-    outputs = head(features, **named)
-    preds = outputs[0] if isinstance(outputs, list) else outputs
+    preds = first_of(head(features, *others, **named))
     losses = head.loss_and_target(**{**inputs, 'mask_preds': preds})['loss_mask']
     sum(losses[name].sum() for name in names).backward()
     own = [None if parameter.grad is None else parameter.grad.clone() for parameter in head.parameters()]
@@ -159,7 +163,7 @@ def run_head(head, inputs, names=('loss_mask', 'loss_edge'), **named):
 
 
 @pytest.mark.parametrize('head_class', [EdgeAgreementMaskHead, EdgeAgreementHTCMaskHead])
-@pytest.mark.parametrize('scales', [(0.25, 0), (1, 0.5), (0, 1)])
+@pytest.mark.parametrize('scales', [(0.25, 0), (1, 0.5), (0.25, 0.1)])
 @pytest.mark.parametrize('class_agnostic', [False, True])
 def test_each_loss_can_have_its_own_scale(head_class, scales, class_agnostic, head_inputs):
     inputs = head_inputs([0, 3, 0, 1], channels=4)
@@ -176,29 +180,92 @@ def test_each_loss_can_have_its_own_scale(head_class, scales, class_agnostic, he
     mask, edge = (run_head(plain, inputs, [name])[1] for name in ('loss_mask', 'loss_edge'))
     assert mask.abs().sum() > 0 and edge.abs().sum() > 0
     torch.testing.assert_close(of_features, scales[0] * mask + scales[1] * edge)
-    # Nothing is kept for later.
-    assert head._edge_inputs is None
+    # A loss of earlier logits, or two of the same, get the same; nothing stays in the head.
+    for _ in range(2):
+        features = torch.linspace(-1, 1, 4 * 8 * 14 * 14).view(4, 8, 14, 14).requires_grad_()
+        outputs = [first_of(head(x)) for x in (features, torch.zeros(2, 8, 14, 14))]
+        with torch.no_grad():
+            head(torch.ones(3, 8, 14, 14))
+        for _ in range(2):
+            features.grad = None
+            again = head.loss_and_target(**{**inputs, 'mask_preds': outputs[0]})['loss_mask']['loss_edge']
+            again.backward(retain_graph=True)
+            torch.testing.assert_close(again, expected_losses['loss_edge'], rtol=0, atol=0)
+            torch.testing.assert_close(features.grad, scales[1] * edge)
     copy.deepcopy(head)
 
 
-def test_features_for_a_later_stage_of_htc_start_no_second_run(head_inputs):
+def test_features_for_a_later_stage_of_htc_start_no_second_run():
     head = EdgeAgreementHTCMaskHead(**SMALL, edge_feature_grad_scale=0)
-    head(torch.zeros(4, 8, 14, 14), return_logits=False)
-    assert head._edge_inputs is None
+    for features in (
+        head(torch.zeros(4, 8, 14, 14), return_logits=False),
+        head(torch.zeros(4, 8, 14, 14), None, False),
+    ):
+        assert not hasattr(features, 'for_edge_loss')
 
 
-def test_features_of_an_earlier_stage_of_htc_get_the_scale_too(head_inputs):
+@pytest.mark.parametrize('by_name', [False, True])
+@pytest.mark.parametrize('scale', [0, 0.1])
+def test_features_of_an_earlier_stage_of_htc_get_the_same_proportion(by_name, scale, head_inputs):
     inputs = head_inputs([0, 3, 0, 1], channels=4)
-    head = EdgeAgreementHTCMaskHead(**SMALL, edge_feature_grad_scale=0)
-    head.init_weights()
     earlier = torch.rand(4, 8, 14, 14, requires_grad=True)
-    run_head(head, inputs, ['loss_edge'], res_feat=earlier)
-    assert not earlier.grad.any()
-    run_head(head, inputs, ['loss_mask'], res_feat=earlier)
-    assert earlier.grad.any()
+    gradients = []
+    for options in (dict(edge_feature_grad_scale=scale), {}):
+        torch.manual_seed(0)
+        head = EdgeAgreementHTCMaskHead(**SMALL, **options)
+        head.init_weights()
+        for name in ('loss_edge', 'loss_mask'):
+            earlier.grad = None
+            run_head(
+                head, inputs, [name], *([] if by_name else [earlier]), **(dict(res_feat=earlier) if by_name else {})
+            )
+            gradients.append(earlier.grad)
+    assert all(gradient.any() for gradient in gradients[1:])
+    torch.testing.assert_close(gradients[0], gradients[2] * scale / 0.25)
+    torch.testing.assert_close(gradients[1], gradients[3])
 
 
-@pytest.mark.parametrize('scale', [-1, '0.25'])
+def test_proposal_features_of_queryinst_get_the_same_proportion(head_inputs):
+    inputs = head_inputs([0, 3, 0, 1], channels=4)
+    proposals = torch.rand(4, 8, requires_grad=True)
+    gradients = []
+    for scale in (0.1, None):
+        torch.manual_seed(0)
+        conv = dict(type='DynamicConv', in_channels=8, feat_channels=4, out_channels=8, with_proj=False)
+        head = EdgeAgreementDynamicMaskHead(
+            **SMALL, dynamic_conv_cfg=dict(conv, input_feat_shape=14), edge_feature_grad_scale=scale
+        )
+        head.init_weights()
+        proposals.grad = None
+        _, features, _ = run_head(head, inputs, ['loss_edge'], proposals)
+        gradients.append((features, proposals.grad))
+    assert all(gradient.any() for gradient in gradients[1])
+    torch.testing.assert_close(gradients[0], tuple(gradient * 0.1 for gradient in gradients[1]))
+
+
+def test_logits_that_were_selected_have_no_second_run(head_inputs):
+    inputs = head_inputs([0, 3, 0, 1], channels=4)
+    head = EdgeAgreementMaskHead(**SMALL, edge_feature_grad_scale=0)
+    inputs['mask_preds'] = head(torch.rand(4, 8, 14, 14))[:]
+    with pytest.raises(RuntimeError, match='EdgeAgreementMaskHead: edge_feature_grad_scale=0 needs the logits as'):
+        head.loss_and_target(**inputs)
+    # In eval mode nothing is scaled.
+    inputs['mask_preds'] = head.eval()(torch.rand(4, 8, 14, 14))
+    assert head.loss_and_target(**inputs)['loss_mask']['loss_edge'] > 0
+
+
+def test_second_run_under_autocast_and_loss_outside(head_inputs):
+    inputs = head_inputs([0, 3, 0, 1], channels=4)
+    head = EdgeAgreementMaskHead(**SMALL, edge_feature_grad_scale=0.1)
+    head.init_weights()
+    features = torch.rand(4, 8, 14, 14, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        inputs['mask_preds'] = head(features)
+    head.loss_and_target(**inputs)['loss_mask']['loss_edge'].backward()
+    assert features.grad.any()
+
+
+@pytest.mark.parametrize('scale', [-1, '0.25', 0.3])
 def test_wrong_scales_of_the_edge_gradient(scale):
     with pytest.raises((TypeError, ValueError), match='EdgeAgreementMaskHead: edge_feature_grad_scale must be'):
         EdgeAgreementMaskHead(**SMALL, edge_feature_grad_scale=scale)
