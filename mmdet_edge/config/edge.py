@@ -181,10 +181,10 @@ def _add_to_loss_mask(name: str, head: ConfigDict, loss_edge: dict | None) -> Co
     """Return a copy of a mask head's config whose ``loss_mask`` is the sum of its other losses and the edge loss."""
     head = copy.deepcopy(head)
     given = head.get('loss_mask')
-    scope, type_name = type_of(given) if isinstance(given, dict) else ('', '')
-    if type_name and type_name != 'SumMaskLoss':
-        given = dict(type=f'{scope}SumMaskLoss', losses=[given])
-    if not given or not given.get('losses'):
+    is_sum = isinstance(given, dict) and type_of(given)[1] == 'SumMaskLoss'
+    losses = given.get('losses') if is_sum else [given]
+    is_list = isinstance(losses, (list, tuple)) and len(losses) > 0
+    if not is_list or not all(isinstance(loss, dict) and loss.get('type') for loss in losses):
         raise ValueError(f'apply_edge_agreement: {name} must have a loss_mask, dict(type=...), got {given!r}')
     # Other losses have no normalize_by.
     if loss_edge and type_of({'type': 'EdgeLoss', **loss_edge})[1] != 'EdgeLoss':
@@ -192,9 +192,11 @@ def _add_to_loss_mask(name: str, head: ConfigDict, loss_edge: dict | None) -> Co
             f'apply_edge_agreement: loss_edge of {name} must be of type EdgeLoss, got {loss_edge["type"]!r}; write any '
             'other into the SumMaskLoss of the config'
         )
-    present = [loss for loss in given['losses'] if type_of(loss)[1] == 'EdgeLoss']
+    scope = type_of(given)[0]
+    present = [loss for loss in losses if type_of(loss)[1] == 'EdgeLoss']
     if loss_edge is not None or not present:
         present = [copy.deepcopy({**WHOLE_IMAGE_LOSS, 'type': f'{scope}EdgeLoss', **(loss_edge or {})})]
-    others = [loss for loss in given['losses'] if type_of(loss)[1] != 'EdgeLoss']
-    head['loss_mask'] = dict(given, losses=[*others, *present])
+    others = [loss for loss in losses if type_of(loss)[1] != 'EdgeLoss']
+    options = given if is_sum else dict(type=f'{scope}SumMaskLoss')
+    head['loss_mask'] = dict(options, losses=[*others, *present])
     return head

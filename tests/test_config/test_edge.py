@@ -197,7 +197,16 @@ def test_condinst_keeps_the_sum_that_it_has():
     assert cfg.model.mask_head.loss_mask.losses[1] == {**WHOLE_IMAGE_LOSS, 'type': 'mmdet.EdgeLoss'}
 
 
-@pytest.mark.parametrize('loss_mask', [None, dict(type='SumMaskLoss'), dict(type='SumMaskLoss', losses=None)])
+@pytest.mark.parametrize(
+    'loss_mask',
+    [
+        None,
+        [DICE],
+        {},
+        dict(loss_weight=1.0),
+        *(dict(type='SumMaskLoss', losses=x) for x in (None, [], 'DiceLoss', [None], DICE)),
+    ],
+)
 def test_condinst_without_a_loss(loss_mask):
     cfg = condinst(loss_mask)
     with pytest.raises(ValueError, match='model.mask_head must have a loss_mask, .* got'):

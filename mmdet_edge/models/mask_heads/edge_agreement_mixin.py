@@ -51,11 +51,11 @@ class EdgeAgreementMixin:
             expense of the boxes (docs/evidence.md). In HTC the features of earlier stages, which a stage gets too, are
             scaled where these stages have edge heads. Defaults to 0.25.
         edge_feature_grad_scale (float, optional): The same for the gradient of the edge loss alone, at most
-            ``feature_grad_scale``. At 0 the edge loss trains nothing but the mask head, of a cascade that of its own
-            stage. In between, other inputs of the head (features of HTC's earlier stages, proposal features of
-            QueryInst) get the edge loss's gradient in the same proportion. Other than ``feature_grad_scale`` it costs a
-            second run of the mask head in each training iteration, in which layers with batch statistics update them
-            once more. Defaults to None: ``feature_grad_scale``.
+            ``feature_grad_scale``. At 0 the edge loss trains nothing but the mask head; in a cascade, that of its own
+            stage. The edge loss's gradient of the other inputs (HTC: features of earlier stages; QueryInst: proposal
+            features) becomes smaller by the same factor. If it differs from ``feature_grad_scale``, the mask head runs
+            twice in each training iteration, and batch norm updates its statistics twice. Defaults to None:
+            ``feature_grad_scale``.
         **kwargs: The arguments of the mask head.
 
     Raises:

@@ -122,7 +122,7 @@ def test_neighbours_are_the_eight_around_a_pixel(peer_mask_losses):
 
 
 def test_divergence_is_torchs(peer_mask_losses):
-    logits, others = torch.randn(2, 50)
+    logits, others = torch.randn(2, 50, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     probs, from_ = (torch.stack([x.sigmoid(), 1 - x.sigmoid()]).log() for x in (logits, others))
     expected = F.kl_div(from_, probs, reduction='none', log_target=True).sum(0)
     assert torch.allclose(peer_mask_losses.divergence(logits, others), expected, atol=1e-6)
