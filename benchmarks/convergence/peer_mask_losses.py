@@ -146,18 +146,9 @@ class LaplacianBoundaryLoss(PeerMaskLoss):
 _EIGHT_NEIGHBOURS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
 
-def stack_neighbours(maps: Tensor, fill: float | None = None) -> Tensor:
-    """Return the eight neighbours of each pixel, (N, 8, H, W); beyond the box ``fill``, or by default the border.
-
-    Args:
-        maps (Tensor): Shape (N, H, W).
-        fill (float, optional): Defaults to None.
-
-    Returns:
-        Tensor: Shape (N, 8, H, W), row by row.
-    """
-    mode = dict(mode='replicate') if fill is None else dict(value=fill)
-    padded = F.pad(maps[:, None], (1, 1, 1, 1), **mode)[:, 0]
+def stack_neighbours(maps: Tensor) -> Tensor:
+    """Return the eight neighbours of each pixel of (N, H, W), row by row, (N, 8, H, W); the border repeats itself."""
+    padded = F.pad(maps[:, None], (1, 1, 1, 1), mode='replicate')[:, 0]
     height, width = maps.shape[1:]
     return torch.stack([padded[:, 1 + y :, 1 + x :][:, :height, :width] for y, x in _EIGHT_NEIGHBOURS], dim=1)
 
@@ -203,7 +194,7 @@ class ActiveBoundaryLoss(PeerMaskLoss):
         # 0 on both sides of the boundary. Without a boundary all is 0, and nothing to move.
         signed = signed_distance(target)
         distance = torch.where(signed > 0, signed - 1, -signed)
-        nearest = stack_neighbours(distance, fill=float('inf')).argmin(1)
+        nearest = stack_neighbours(distance).argmin(1)
         # As in the authors' code, from the neighbours, which get no gradient, to the pixel.
         differences = divergence(stack_neighbours(logits.detach()), logits[:, None])
         away = self._predicted_boundary(differences.detach()) & (distance > 0)
