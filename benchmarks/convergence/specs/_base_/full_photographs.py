@@ -23,7 +23,8 @@ _seeds = [0, 1, 2, 3, 4, 5, 6, 7]
 _rates = [0.02, 0.04, 0.01, 0.005]
 runs = [
     dict(settings=['baseline'], budgets=[300, 1200], learning_rates=_rates, seeds=[0]),
-    dict(settings=['baseline', 'sobel-p2-w3-s0.25'], budgets=[600], learning_rates=[0.02, 0.01, 0.005], seeds=[0]),
+    dict(settings=['baseline'], budgets=[600], learning_rates=_rates, seeds=[0]),
+    dict(settings=['sobel-p2-w3-s0.25'], budgets=[600], learning_rates=[0.02, 0.01, 0.005], seeds=[0]),
     # What the gradient does to the layers that box and mask head share.
     dict(settings=['baseline', 'sobel-p2-w3-s0.25'], budgets=[600], learning_rates=[0.02], seeds=_seeds),
     dict(
